@@ -1,0 +1,38 @@
+"""Every error that batchpipe raises on purpose.
+
+    BatchpipeError            exit 1   the run failed
+    ├── ConfigError           exit 2   a wrong option, path, column or model, found before any work
+    ├── UnsupportedModelError exit 2   a model that this engine cannot serve, named with the reason
+    └── StoppedEarly          exit 75  stopped, and the same command goes on from here
+        └── Interrupted       exit 130 the same, by Ctrl-C
+
+A bad row is none of these: it becomes a result row with ``status = error`` and a sentence.
+"""
+
+
+class BatchpipeError(Exception):
+    """A run failed; the message is one clear sentence for the user."""
+
+    exit_code = 1
+
+
+class ConfigError(BatchpipeError):
+    """A setting is wrong; the message names the value and the fix."""
+
+    exit_code = 2
+
+
+class UnsupportedModelError(ConfigError):
+    """The model cannot be served; the message names it and says why."""
+
+
+class StoppedEarly(BatchpipeError):
+    """The run stopped before its end and can be resumed by the same command."""
+
+    exit_code = 75
+
+
+class Interrupted(StoppedEarly):
+    """The user stopped the run with Ctrl-C; it can be resumed by the same command."""
+
+    exit_code = 130

@@ -1,0 +1,76 @@
+"""Who may import whom, and what stays unloaded until it is needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TRITON_FILES: set[str] = set()
+
+
+def imported_modules(path: Path) -> set[str]:
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the direction"
+            modules.add(node.module or "")
+    return modules
+
+
+def external(modules: set[str]) -> set[str]:
+    tops = {module.partition(".")[0] for module in modules}
+    return tops - set(sys.stdlib_module_names) - {"batchpipe"}
+
+
+def ours(modules: set[str]) -> set[str]:
+    return {module for module in modules if module.partition(".")[0] == "batchpipe"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "planner").glob("**/*.py")), ids=lambda p: p.name)
+def test_planner_imports_only_itself_and_never_torch(path: Path) -> None:
+    modules = imported_modules(path)
+    assert external(modules) <= {"numpy", "networkx", "polars", "pyarrow"}
+    assert all(module.startswith("batchpipe.planner") for module in ours(modules))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kernels").glob("**/*.py")), ids=lambda p: p.name)
+def test_kernels_import_only_torch_and_themselves(path: Path) -> None:
+    modules = imported_modules(path)
+    allowed = {"torch", "triton"} if path.name in TRITON_FILES else {"torch"}
+    assert external(modules) <= allowed
+    assert all(module.startswith("batchpipe.kernels") for module in ours(modules))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import batchpipe", "import batchpipe.planner.plan", "import batchpipe.cli"],
+)
+def test_torch_and_transformers_stay_unloaded(statement: str) -> None:
+    check = f"{statement}, sys; print({{'torch', 'transformers'}} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "set()"
+
+
+def test_engine_needs_no_polars() -> None:
+    """A GPU machine without polars can run the engine."""
+    check = "import sys; sys.modules['polars'] = None; import batchpipe.run.job"
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_help_loads_no_model_library() -> None:
+    check = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from batchpipe.cli import commands\n"
+        "assert CliRunner().invoke(commands, ['run', '--help']).exit_code == 0\n"
+        "print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "set()"
