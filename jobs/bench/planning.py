@@ -1,0 +1,152 @@
+"""Planning a large job costs seconds and little more than the prompts' own memory.
+
+Proves, on prompts of the usual kind (Zipf-weighted system prompts, two levels of sharing, some
+duplicates, shuffled), how long each planning stage takes and how much memory the whole needs,
+everything counted: interpreter, imports, token ids. Each of three measurements runs in a fresh
+process, so no stage finds memory or caches that an earlier one left; the table has the medians.
+
+    python jobs/bench/planning.py --prompts 100000 --tokens 800
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from batchpipe.planner import prefix_tree
+from batchpipe.planner.duplicates import collapse, select
+from batchpipe.planner.request import Prompts, Sampling
+
+MIB = 1 << 20
+MEASUREMENTS = 3
+SYSTEM_PROMPTS, TEMPLATES = 5, 50  # a template is a system prompt and more
+DUPLICATED = 0.02  # of all prompts
+VOCABULARY = 150_000
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run of all stages in one process."""
+
+    stage_seconds: dict[str, float]
+    outcome: str  # what the stages made, in a line
+    token_mib: float
+    loaded_mib: float  # resident before the first stage: interpreter, imports, token ids
+    peak_mib: float
+
+
+def stages(job: list[Prompts], outcome: list[str]) -> Iterator[str]:
+    """Plans the job, giving the name of each stage as it ends; a further stage is one more yield.
+
+    Takes the prompts out of ``job``, so that they can be freed as soon as a stage replaces them.
+    """
+    prompts = job.pop()
+    samplings = [Sampling(max_tokens=64)] * len(prompts)
+    duplicates = collapse(prompts, samplings)
+    rows = len(prompts)
+    prompts = select(prompts, duplicates.kept)
+    yield "duplicates"
+    tree = prefix_tree.build(prompts)
+    yield "tree"
+    outcome.append(
+        f"{rows:,} rows, {len(prompts):,} distinct; of their {tree.prompt_tokens:,} tokens "
+        f"{tree.shareable_tokens / tree.prompt_tokens:.1%} shareable; {len(tree.parent):,} nodes"
+    )
+
+
+def make(folder: Path, prompts: int, tokens: int) -> None:
+    """Writes prompts of ``tokens`` tokens on average, about two thirds of them shared."""
+    rng = np.random.default_rng(0)
+    system_prompts = [
+        rng.integers(VOCABULARY, size=max(1, tokens // 4), dtype=np.int32)
+        for _ in range(SYSTEM_PROMPTS)
+    ]
+    templates = []
+    for template in range(TEMPLATES):
+        more = rng.integers(VOCABULARY, size=rng.integers(tokens // 5, tokens), dtype=np.int32)
+        templates.append(np.concatenate([system_prompts[template % SYSTEM_PROMPTS], more]))
+    weights = 1 / np.arange(1, TEMPLATES + 1)
+    choice = rng.choice(TEMPLATES, size=prompts, p=weights / weights.sum())
+    shared = np.array([len(template) for template in templates])[choice]
+    room = max(0, tokens - int(shared.mean()))
+    own = rng.integers(1, 2 * room + 2, size=prompts)
+    offsets = np.append(0, np.cumsum(shared + own))
+    token_ids = rng.integers(VOCABULARY, size=int(offsets[-1]), dtype=np.int32)
+    for row, begin in enumerate(offsets[:-1]):
+        token_ids[begin : begin + shared[row]] = templates[choice[row]]
+    indices = np.arange(prompts)
+    repeats = rng.choice(prompts, size=int(prompts * DUPLICATED), replace=False)
+    indices[repeats] = rng.choice(prompts, size=len(repeats))
+    made = Prompts(token_ids, offsets).take(indices)
+    np.save(folder / "token_ids.npy", made.token_ids)
+    np.save(folder / "offsets.npy", made.offsets)
+
+
+def measure(folder: Path) -> Measured:
+    """Seconds of each stage and the peak memory of this process, which must be a fresh one."""
+    job = [Prompts(np.load(folder / "token_ids.npy"), np.load(folder / "offsets.npy"))]
+    token_mib = job[0].token_ids.nbytes / MIB
+    loaded_mib = peak_resident_mib()
+    seconds: dict[str, float] = {}
+    outcome: list[str] = []
+    began = perf_counter()
+    for stage in stages(job, outcome):
+        seconds[stage] = perf_counter() - began
+        began = perf_counter()
+    return Measured(seconds, outcome[0], token_mib, loaded_mib, peak_resident_mib())
+
+
+def peak_resident_mib() -> float:
+    """The most memory this process ever had; Linux counts it in KiB, macOS in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
+
+
+def table(runs: list[Measured]) -> str:
+    """The medians of the runs, one line a figure."""
+    names = list(runs[0].stage_seconds)
+    figures = [
+        (name, statistics.median(r.stage_seconds[name] for r in runs), "s") for name in names
+    ]
+    total = statistics.median(sum(r.stage_seconds.values()) for r in runs)
+    token_mib = runs[0].token_mib
+    peak_mib = statistics.median(r.peak_mib for r in runs)
+    figures += [
+        ("all stages", total, "s"),
+        ("token ids", token_mib, "MiB"),
+        ("loaded before planning", statistics.median(r.loaded_mib for r in runs), "MiB"),
+        ("peak", peak_mib, "MiB"),
+        ("peak / token ids", peak_mib / token_mib, ""),
+    ]
+    lines = [f"{name:<24}{value:>10.2f} {unit}".rstrip() for name, value, unit in figures]
+    return "\n".join([runs[0].outcome, *lines])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--prompts", type=int, default=100_000, help="how many (default 100000)")
+    parser.add_argument("--tokens", type=int, default=800, help="of each on average (default 800)")
+    arguments = parser.parse_args()
+    # One new process a task. The data too is made in one: on Linux a process counts its parent's
+    # memory at the start as its own peak, so this one stays small.
+    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1)
+    with tempfile.TemporaryDirectory() as name, pool:
+        folder = Path(name)
+        pool.submit(make, folder, arguments.prompts, arguments.tokens).result()
+        runs = [pool.submit(measure, folder).result() for _ in range(MEASUREMENTS)]
+    print(table(runs))
+
+
+if __name__ == "__main__":
+    main()
