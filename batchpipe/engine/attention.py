@@ -1,0 +1,77 @@
+"""The seam to transformers: a model's layers call our attention and never see a cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+from batchpipe.errors import BatchpipeError
+from batchpipe.kernels.attention import attend
+from batchpipe.kernels.layout import Layout
+from batchpipe.kernels.reference import Variant
+from batchpipe.planner.kv_ledger import BLOCK_TOKENS
+from batchpipe.planner.model_shape import ModelShape
+
+# Tensors that some models hand to their attention and that change nothing here.
+HARMLESS = frozenset({"position_ids", "position_embeddings", "cache_position"})
+
+
+class PagedAttention:
+    """Paged keys and values of every layer, and the attention function that reads them.
+
+    Registered under ``name`` in transformers' attention interface. `layout` is set before each
+    forward pass; the packed batch has one row, ``[1, heads, tokens, head_dim]``.
+    """
+
+    def __init__(
+        self, shape: ModelShape, blocks: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.name = f"batchpipe_{id(self):x}"
+        self.layout: Layout | None = None
+        cache_shape = (shape.layers, blocks * BLOCK_TOKENS, shape.kv_heads, shape.head_dim)
+        self.keys = torch.empty(cache_shape, dtype=dtype, device=device)
+        self.values = torch.empty(cache_shape, dtype=dtype, device=device)
+        AttentionInterface.register(self.name, self)
+
+    def __call__(
+        self,
+        module: torch.nn.Module,
+        query: Tensor,  # [1, heads, tokens, head_dim]
+        key: Tensor,  # [1, kv_heads, tokens, head_dim]
+        value: Tensor,  # [1, kv_heads, tokens, head_dim]
+        attention_mask: Tensor | None = None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        s_aux: Tensor | None = None,
+        **rest: Any,
+    ) -> tuple[Tensor, None]:  # [1, tokens, heads, head_dim]
+        """One layer's attention over the current step."""
+        unknown = {name for name, given in rest.items() if isinstance(given, Tensor)} - HARMLESS
+        if attention_mask is not None or unknown:
+            raise BatchpipeError(
+                f"{type(module).__name__} asks its attention for "
+                f"{', '.join(sorted(unknown)) or 'a mask of its own'}, which is not supported"
+            )
+        assert self.layout is not None, "no step is laid out"
+        layer: int = module.layer_idx  # type: ignore[assignment]
+        variant = Variant(
+            scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+            window=sliding_window,
+            softcap=softcap,
+        )
+        output = attend(
+            query[0].transpose(0, 1),
+            key[0].transpose(0, 1),
+            value[0].transpose(0, 1),
+            self.keys[layer],
+            self.values[layer],
+            self.layout,
+            variant,
+            s_aux,
+        )
+        return output.unsqueeze(0), None

@@ -1,0 +1,127 @@
+"""Executes a plan: form a step, run it, draw tokens, settle; answers come out as they finish."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from batchpipe.engine.model import Decoder
+from batchpipe.engine.sampling import NO_TOKEN, Draw, sample, stream_key
+from batchpipe.engine.text import Detokenizer, StopStrings
+from batchpipe.engine.token_batch import form
+from batchpipe.planner.plan import Plan
+from batchpipe.planner.segment import Sequence
+from batchpipe.planner.token_batcher import Counts, TokenBatcher
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said to one prompt of the plan."""
+
+    index: int  # of the prompt in the plan
+    token_ids: tuple[int, ...]  # with the token that ended it
+    ended_by: str  # "eos", "stop_string", "length" or "nan"
+    cached_tokens: int  # prompt tokens that were not computed on its behalf
+
+
+class Engine:
+    """Runs one plan on one decoder.
+
+    Args:
+        decoder: the loaded model
+        plan: what to answer
+        kv_blocks: blocks of the decoder's paged KV
+        step_tokens: most tokens computed in one forward pass
+        eos_token_ids: the model's own ends of an answer
+        request_ids: name of each prompt's row; with ``seed`` it names the row's random numbers
+        tokenizer: needed where any prompt has stop strings
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        plan: Plan,
+        *,
+        kv_blocks: int,
+        step_tokens: int,
+        eos_token_ids: frozenset[int],
+        request_ids: list[str],
+        seed: int = 0,
+        tokenizer: Detokenizer | None = None,
+    ) -> None:
+        self.decoder = decoder
+        self.plan = plan
+        self.batcher = TokenBatcher(plan, kv_blocks, step_tokens)
+        self.eos_token_ids = eos_token_ids
+        self._request_ids = request_ids
+        self._seed = seed
+        self._tokenizer = tokenizer
+        self._stop_strings: dict[tuple[str, ...], StopStrings] = {}
+        self._keys: dict[int, int] = {}  # random streams of the running prompts
+        self._greedy = all(s.temperature == 0 and s.repetition_penalty == 1 for s in plan.samplings)
+
+    @property
+    def counts(self) -> Counts:
+        """Tokens and steps so far."""
+        return self.batcher.counts
+
+    def steps(self) -> Iterator[list[Answer]]:
+        """Run the plan step by step; each gives the answers that it finished, often none.
+
+        Every prompt is answered once. Between two steps the caller may stop for good.
+        """
+        while chunks := self.batcher.next_step():
+            batch = form(chunks, self.decoder.device)
+            logits = self.decoder.logits(batch)
+            draws = () if self._greedy else [self._draw(s) for s in batch.sequences]
+            tokens = sample(logits, draws).tolist()
+            self.batcher.computed(chunks)
+            settled = map(self._settle, batch.sequences, tokens)
+            yield [answer for answer in settled if answer is not None]
+
+    def _draw(self, sequence: Sequence) -> Draw:
+        index = sequence.index
+        sampling = self.plan.samplings[index]
+        history = None
+        if sampling.repetition_penalty != 1:
+            answer = np.asarray(sequence.answer, dtype=np.int32)
+            history = np.concatenate([self.plan.prompts[index], answer])
+        return Draw(sampling, self._key(index), sequence.produced, history)
+
+    def _key(self, index: int) -> int:
+        key = self._keys.get(index)
+        if key is None:
+            own = self.plan.samplings[index].seed
+            seed, name = (self._seed, self._request_ids[index]) if own is None else (own, None)
+            key = self._keys[index] = stream_key(seed, name, int(self.plan.sample[index]))
+        return key
+
+    def _settle(self, sequence: Sequence, token: int) -> Answer | None:
+        """The token belongs to the sequence; its answer if that ended it."""
+        if token == NO_TOKEN:
+            return self._finish(sequence, "nan")
+        self.batcher.append(sequence, token)
+        sampling = self.plan.samplings[sequence.index]
+        if token in sampling.stop_token_ids:
+            return self._finish(sequence, "eos")
+        if token in self.eos_token_ids and not sampling.ignore_eos:
+            return self._finish(sequence, "eos")
+        if sampling.stop and self._stops(sampling.stop).found(sequence.answer):
+            return self._finish(sequence, "stop_string")
+        if sequence.produced >= sampling.max_tokens:
+            return self._finish(sequence, "length")
+        return None
+
+    def _finish(self, sequence: Sequence, ended_by: str) -> Answer:
+        answer = tuple(sequence.answer)
+        self.batcher.finish(sequence, ended_itself=ended_by in ("eos", "stop_string"))
+        self._keys.pop(sequence.index, None)
+        return Answer(sequence.index, answer, ended_by, max(0, sequence.cached_tokens))
+
+    def _stops(self, stops: tuple[str, ...]) -> StopStrings:
+        if stops not in self._stop_strings:
+            assert self._tokenizer is not None, "stop strings need a tokenizer"
+            self._stop_strings[stops] = StopStrings(self._tokenizer, stops)
+        return self._stop_strings[stops]

@@ -1,0 +1,139 @@
+"""Loads a decoder through transformers and runs packed batches through its own code."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from batchpipe.engine.attention import PagedAttention
+from batchpipe.engine.linear import pack_linears
+from batchpipe.engine.token_batch import TokenBatch
+from batchpipe.errors import ConfigError, UnsupportedModelError
+from batchpipe.planner.model_shape import ModelShape
+
+SERVED_LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoder:
+    """A loaded model whose attention reads our paged KV."""
+
+    model: Any  # a transformers PreTrainedModel
+    attention: PagedAttention
+    device: torch.device
+    dtype: torch.dtype
+
+    def logits(self, batch: TokenBatch) -> Tensor:  # float32  # [sequences, vocab]
+        """The scores after every drawing token; all the batch's KV is stored."""
+        self.attention.layout = batch.layout
+        with torch.inference_mode():
+            output = self.model(
+                input_ids=batch.input_ids.unsqueeze(0),
+                position_ids=batch.layout.positions.unsqueeze(0),
+                use_cache=False,
+                logits_to_keep=batch.sampled,
+                return_dict=True,
+            )
+        logits: Tensor = output.logits[0].float()
+        return logits
+
+
+def refuse_unserved(config: Any, name: str) -> None:
+    """Raise `UnsupportedModelError` where the configuration shows that the model cannot be served."""
+    kind = type(config).__name__
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+
+    def refuse(reason: str) -> None:
+        raise UnsupportedModelError(f"model {name} ({kind}) cannot be served: {reason}")
+
+    if architecture is None:
+        refuse("transformers has no causal language model for this configuration")
+    if getattr(config, "is_encoder_decoder", False):
+        refuse("it is an encoder-decoder; batchpipe serves decoders only")
+    unserved = set(getattr(config, "layer_types", None) or ()) - SERVED_LAYERS
+    if unserved:
+        refuse(f"it has {', '.join(sorted(unserved))} layers; batchpipe keeps keys and values only")
+    if getattr(config, "kv_lora_rank", None):
+        refuse("its latent attention has keys and values of different sizes")
+    if getattr(architecture, "_is_stateful", False):
+        refuse("its layers keep a recurrent state")
+    if not getattr(architecture, "_supports_attention_backend", False):
+        refuse("its code does not use transformers' attention interface")
+    parameters = inspect.signature(architecture.forward).parameters
+    missing = {"position_ids", "logits_to_keep"} - set(parameters)
+    if missing:
+        refuse(f"its forward takes no {' and no '.join(sorted(missing))}")
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device that ``auto``, ``cpu`` or ``cuda`` means here."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            "device cuda was asked for, but torch sees no CUDA device; use --device cpu"
+        )
+    return torch.device(wanted)
+
+
+def choose_dtype(wanted: str, config: Any, device: torch.device) -> str:
+    """The name of the dtype to compute in.
+
+    ``auto`` keeps a float32 checkpoint in float32. Half-precision checkpoints run in bfloat16 where
+    the device computes it natively, else in float32 (CPU) or float16 (older GPUs).
+    """
+    if wanted != "auto":
+        return wanted
+    stored = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+    if stored not in ("float16", "bfloat16"):
+        return "float32"
+    if device.type == "cuda":
+        return stored if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return "bfloat16" if _cpu_computes_bfloat16() else "float32"
+
+
+def _cpu_computes_bfloat16() -> bool:
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def load_model(
+    name: str,
+    config: Any,
+    *,
+    dtype: str,
+    device: torch.device,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """The model with its weights on the device, in evaluation mode."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name,
+            config=config,
+            dtype=getattr(torch, dtype),
+            attn_implementation="eager",
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"model {name}: its weights cannot be loaded: {error}") from error
+    model.eval().requires_grad_(False).to(device)
+    if device.type == "cpu":
+        pack_linears(model)
+    return model
+
+
+def bind(model: Any, kv_blocks: int) -> Decoder:
+    """The model with its attention bound to so many blocks of fresh paged KV."""
+    shape = ModelShape.from_config(model.config.get_text_config().to_dict())
+    attention = PagedAttention(shape, kv_blocks, model.dtype, model.device)
+    model.set_attn_implementation(attention.name)
+    return Decoder(model, attention, model.device, model.dtype)

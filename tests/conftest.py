@@ -1,0 +1,23 @@
+"""Fixtures that more than one test file uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Directories of the models of `tiny_models`, each made once per session."""
+    from tiny_models import make_model  # torch loads only where a test asks for a model
+
+    made: dict[str, Path] = {}
+
+    def directory_of(name: str) -> Path:
+        if name not in made:
+            made[name] = make_model(name, tmp_path_factory.mktemp(f"model-{name}"))
+        return made[name]
+
+    return directory_of
