@@ -1,0 +1,1 @@
+"""Job files in, result files out. This room never sees a model, a tokenizer or a tensor."""

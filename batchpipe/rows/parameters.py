@@ -1,0 +1,161 @@
+"""How each row wants to be sampled: the run's own options, and columns that override them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from batchpipe.errors import ConfigError
+from batchpipe.planner.request import Sampling
+from batchpipe.rows.source import Rows
+from batchpipe.rows.words import shown
+
+
+class _BadValue(ValueError):
+    """The message is a sentence with the column, the value and the range."""
+
+
+def _integer(column: str, value: object, allowed: str) -> int:
+    """JSON and pandas write whole numbers as floats too; a bool is no number."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise _BadValue(f"{column} is {shown(value)}; it must be {allowed}")
+
+
+def _whole(lowest: int, highest: int, allowed: str) -> Callable[[str, object], int]:
+    def check(column: str, value: object) -> int:
+        number = _integer(column, value, allowed)
+        if not lowest <= number <= highest:
+            raise _BadValue(f"{column} is {number}; it must be {allowed}")
+        return number
+
+    return check
+
+
+def _real(within: Callable[[float], bool], allowed: str) -> Callable[[str, object], float]:
+    def check(column: str, value: object) -> float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            try:
+                number = float(value)
+            except OverflowError:
+                number = math.inf
+            if math.isfinite(number) and within(number):
+                return number
+        raise _BadValue(f"{column} is {shown(value)}; it must be {allowed}")
+
+    return check
+
+
+def _top_k(column: str, value: object) -> int:
+    return max(
+        0, _whole(-1, _LARGEST, "a whole number of 1 or more, or 0 or -1 for off")(column, value)
+    )
+
+
+def _stop(column: str, value: object) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, (list, tuple)) and all(isinstance(t, str) and t for t in texts):
+        return tuple(texts)
+    raise _BadValue(f"{column} is {shown(value)}; it must be a text or a list of texts, none empty")
+
+
+def _stop_token_ids(column: str, value: object) -> tuple[int, ...]:
+    if isinstance(value, (list, tuple)):
+        with suppress(_BadValue):
+            return tuple(_TOKEN_ID(column, token) for token in value)
+    raise _BadValue(
+        f"{column} is {shown(value)}; it must be a list of token ids, whole numbers of 0 or more"
+    )
+
+
+def _flag(column: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise _BadValue(f"{column} is {shown(value)}; it must be true or false")
+
+
+_LARGEST = 2**63 - 1
+_TOKEN_ID = _whole(0, 2**31 - 1, "a token id")
+_POSITIVE = _whole(1, _LARGEST, "a whole number of 1 or more")
+
+# Field of Sampling -> check of a value that is not null.
+CHECKS: dict[str, Callable[[str, object], object]] = {
+    "max_tokens": _POSITIVE,
+    "temperature": _real(lambda x: x >= 0, "a number of 0 or more"),
+    "top_p": _real(lambda x: 0 < x <= 1, "a number above 0 and up to 1"),
+    "top_k": _top_k,
+    "min_p": _real(lambda x: 0 <= x <= 1, "a number from 0 to 1"),
+    "repetition_penalty": _real(lambda x: x > 0, "a number above 0"),
+    "n": _POSITIVE,
+    "seed": _whole(-_LARGEST - 1, _LARGEST, "a whole number of 64 bits"),
+    "stop": _stop,
+    "stop_token_ids": _stop_token_ids,
+    "ignore_eos": _flag,
+}
+
+# Column -> field of Sampling. Of a row's several names for one field the first here counts.
+COLUMNS: dict[str, str] = {
+    "max_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    **{name: name for name in CHECKS if name != "max_tokens"},
+}
+
+
+def check_sampling(**values: object) -> Sampling:
+    """The run's own sampling; None takes `Sampling`'s default, a wrong value is a ConfigError."""
+    unknown = [name for name in values if name not in COLUMNS]
+    if unknown:
+        raise ConfigError(f"{unknown[0]} is no sampling parameter; they are {', '.join(COLUMNS)}")
+    try:
+        return _overridden(Sampling(), list(values), list(values.values()))
+    except _BadValue as bad:
+        raise ConfigError(str(bad)) from bad
+
+
+def row_sampling(rows: Rows, defaults: Sampling) -> list[Sampling | str]:
+    """One `Sampling` per row, or a sentence where a row's own value is out of range.
+
+    Equal rows share one object. Rows that could not be read get the defaults; their fault is in
+    ``rows.faults``.
+    """
+    columns = [name for name in COLUMNS if name in rows.names]
+    if not columns:
+        return [defaults] * len(rows)
+    seen: dict[str, Sampling | str] = {}
+    equal: dict[Sampling, Sampling] = {defaults: defaults}
+    answers: list[Sampling | str] = []
+    for row in zip(*(rows.values(name) for name in columns), strict=True):
+        key = repr(row)  # not the values: 1 == True and 1 == 1.0, and a list has no hash
+        answer = seen.get(key)
+        if answer is None:
+            try:
+                sampling = _overridden(defaults, columns, row)
+                answer = equal.setdefault(sampling, sampling)
+            except _BadValue as bad:
+                answer = str(bad)
+            seen[key] = answer
+        answers.append(answer)
+    return answers
+
+
+def _overridden(
+    defaults: Sampling, columns: list[str], values: tuple[object, ...] | list[object]
+) -> Sampling:
+    chosen: dict[str, Any] = {}
+    for column, value in zip(columns, values, strict=True):
+        field = COLUMNS[column]
+        if value is not None and field not in chosen:
+            chosen[field] = CHECKS[field](column, value)
+    sampling = replace(defaults, **chosen) if chosen else defaults
+    if sampling.n > 1 and sampling.temperature == 0:
+        raise _BadValue(
+            f"n is {sampling.n} at temperature 0; all samples would be equal: "
+            f"n must be 1 or the temperature above 0"
+        )
+    return sampling

@@ -1,0 +1,295 @@
+"""Prompts: one source for the whole job, and a sentence for each row without a prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from batchpipe.errors import ConfigError
+from batchpipe.rows.prompts import Prompt, build_prompts
+from batchpipe.rows.source import Rows, read_rows
+from batchpipe.rows.template import Template
+
+Make = Callable[[list[dict[str, Any]]], Rows]
+CHAT = [{"role": "user", "content": "hi"}]
+
+
+def lines_of(folder: Path, rows: list[dict[str, Any]]) -> Rows:
+    path = folder / "jobs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_rows(str(path))
+
+
+def table_of(folder: Path, rows: list[dict[str, Any]]) -> Rows:
+    pq.write_table(pa.Table.from_pylist(rows), folder / "jobs.parquet")
+    return read_rows(str(folder / "jobs.parquet"))
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Make:
+    return lambda rows: lines_of(tmp_path, rows)
+
+
+@pytest.fixture(params=[lines_of, table_of])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    return lambda rows: request.param(tmp_path, rows)
+
+
+def seen(prompt: Prompt | str) -> object:
+    if isinstance(prompt, str):
+        return prompt
+    value = prompt.value.tolist() if isinstance(prompt.value, np.ndarray) else prompt.value
+    return prompt.kind, value
+
+
+def prompts(rows: Rows, **options: Any) -> list[object]:
+    return [seen(prompt) for prompt in build_prompts(rows, **options).prompts]
+
+
+def test_texts(either: Make) -> None:
+    rows = either([{"prompt": "a"}, {"prompt": None}, {"prompt": ""}, {"prompt": " "}])
+    assert prompts(rows) == [("text", "a"), "prompt is null", "prompt is empty", ("text", " ")]
+
+
+def test_a_prompt_that_is_no_text_is_a_fault(jsonl: Make) -> None:
+    rows = jsonl([{"prompt": 7}, {"prompt": ["a"]}, {"x": 1}, {"prompt": "a\ud800"}])
+    assert prompts(rows) == [
+        "prompt is 7, not a text",
+        "prompt is ['a'], not a text",
+        "prompt is null",
+        "prompt has half a surrogate pair (\\ud800) at character 2",
+    ]
+
+
+def test_a_numeric_prompt_column_in_parquet_is_a_fault_a_row(tmp_path: Path) -> None:
+    assert prompts(table_of(tmp_path, [{"prompt": 1}])) == ["prompt is 1, not a text"]
+
+
+def test_bad_lines_keep_their_place(tmp_path: Path) -> None:
+    (tmp_path / "jobs.jsonl").write_text('{"prompt": "a"}\nnope\n{"prompt": "b"}\n')
+    rows = read_rows(str(tmp_path / "jobs.jsonl"))
+    assert prompts(rows) == [
+        ("text", "a"),
+        "jobs.jsonl line 2 column 1: not JSON (Expecting value)",
+        ("text", "b"),
+    ]
+    assert build_prompts(rows).request_ids == ("row-0", "row-1", "row-2")
+
+
+def test_input_without_a_readable_row_asks_for_no_column(tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text("nope\n")
+    assert len(prompts(read_rows(str(tmp_path / "bad.jsonl")))) == 1
+    (tmp_path / "none.jsonl").write_text("")
+    rows = read_rows(str(tmp_path / "none.jsonl"))
+    assert len(build_prompts(rows)) == 0
+    assert len(build_prompts(rows, template=Template("{{ x }}"), id_column="y")) == 0
+    pq.write_table(pa.table({"x": pa.array([], pa.int64())}), tmp_path / "none.parquet")
+    assert len(build_prompts(read_rows(str(tmp_path / "none.parquet")))) == 0
+
+
+def test_messages(either: Make) -> None:
+    chats: list[list[dict[str, Any]]] = [
+        [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
+        [{"role": "user", "content": "u", "name": "Ada"}],
+        [],
+    ]
+    rows = either([{"messages": chat} for chat in chats] + [{"messages": None}])
+    assert prompts(rows) == [
+        ("messages", chats[0]),
+        ("messages", chats[1]),
+        "messages is empty",
+        "messages is null",
+    ]
+
+
+def test_nulls_that_arrow_added_are_dropped(tmp_path: Path) -> None:
+    call = {"id": "1", "function": {"name": "f", "arguments": "{}"}}
+    chat = [
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "r", "tool_call_id": "1"},
+    ]
+    assert prompts(table_of(tmp_path, [{"messages": chat}])) == [("messages", chat)]
+
+
+def test_messages_as_json_text(either: Make) -> None:
+    rows = either([{"messages": json.dumps(CHAT)}, {"messages": "hi"}, {"messages": "{}"}])
+    good, no_json, no_list = prompts(rows)
+    assert good == ("messages", CHAT)
+    assert str(no_json).startswith("messages is 'hi', neither a list nor its JSON (Expecting value")
+    assert no_list == "messages is '{}', not a list of {role, content}"
+
+
+def test_bad_messages_are_faults(jsonl: Make) -> None:
+    part = [{"type": "text", "text": "t"}]
+    rows = jsonl(
+        [
+            {"messages": ["hi"]},
+            {"messages": [{"content": "x"}]},
+            {"messages": [*CHAT, {"role": "user"}]},
+            {"messages": [{"role": "user", "content": 5}]},
+            {"messages": 5},
+            {"messages": [{"role": "user", "content": part}]},
+        ]
+    )
+    assert prompts(rows) == [
+        "messages[0] is 'hi', not an object with role and content",
+        "messages[0] has the role None; it must be a text such as 'user'",
+        "messages[1] has the content None; it must be a text",
+        "messages[0] has the content 5; it must be a text",
+        "messages is 5, not a list of {role, content}",
+        ("messages", [{"role": "user", "content": part}]),
+    ]
+
+
+def test_token_ids(either: Make) -> None:
+    big = 2**31
+    cells: list[list[int] | None] = [[1, 2, 3], [], None, [0], [4, -1], [5, big], [big - 1]]
+    rows = either([{"prompt_token_ids": cell} for cell in cells])
+    allowed = "a token id is a whole number from 0 to 2147483647"
+    assert prompts(rows) == [
+        ("token_ids", [1, 2, 3]),
+        "prompt_token_ids is empty",
+        "prompt_token_ids is null",
+        ("token_ids", [0]),
+        f"prompt_token_ids[1] is -1; {allowed}",
+        f"prompt_token_ids[1] is {big}; {allowed}",
+        ("token_ids", [big - 1]),
+    ]
+    first = build_prompts(rows).prompts[0]
+    assert isinstance(first, Prompt)
+    assert isinstance(first.value, np.ndarray)
+    assert first.value.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.uint16()),
+        pa.large_list(pa.int64()),
+        pa.list_(pa.int32(), 2),
+    ],
+)
+def test_token_ids_of_any_arrow_list(tmp_path: Path, kind: pa.DataType) -> None:
+    cells = pa.array([[1, 2], None, [3, 4], [5, 6]], kind)
+    pq.write_table(pa.table({"prompt_token_ids": cells}), tmp_path / "a.parquet", row_group_size=3)
+    assert prompts(read_rows(str(tmp_path / "a.parquet"))) == [
+        ("token_ids", [1, 2]),
+        "prompt_token_ids is null",
+        ("token_ids", [3, 4]),
+        ("token_ids", [5, 6]),
+    ]
+
+
+def test_token_ids_with_a_null_inside_are_one_fault(tmp_path: Path) -> None:
+    rows = table_of(tmp_path, [{"prompt_token_ids": [1, None]}, {"prompt_token_ids": [2]}])
+    bad, good = prompts(rows)
+    assert str(bad).startswith("prompt_token_ids[1] is None; a token id is")
+    assert good == ("token_ids", [2])
+
+
+def test_token_ids_that_are_no_whole_numbers_are_faults(jsonl: Make) -> None:
+    cells: list[Any] = [[1, 2.0], [True], ["a"], "text", 5, [[1]]]
+    faults = prompts(jsonl([{"prompt_token_ids": cell} for cell in cells]))
+    assert [str(fault).split(";")[0] for fault in faults] == [
+        "prompt_token_ids[1] is 2.0",
+        "prompt_token_ids[0] is True",
+        "prompt_token_ids[0] is 'a'",
+        "prompt_token_ids is 'text', not a list of token ids",
+        "prompt_token_ids is 5, not a list of token ids",
+        "prompt_token_ids[0] is [1]",
+    ]
+
+
+def test_no_prompt_column_names_those_there_are(either: Make) -> None:
+    with pytest.raises(ConfigError, match=r"its columns are text, id: choose one with --prompt-c"):
+        prompts(either([{"text": "a", "id": 1}]))
+
+
+def test_rows_without_any_column_have_no_prompt(jsonl: Make) -> None:
+    with pytest.raises(ConfigError, match=r"its columns are none"):
+        prompts(jsonl([{}]))
+
+
+def test_two_prompt_columns_need_a_choice(either: Make) -> None:
+    rows = either([{"prompt": "a", "messages": CHAT, "prompt_token_ids": [1]}])
+    with pytest.raises(ConfigError, match=r"has the columns prompt, messages, prompt_token_ids, a"):
+        prompts(rows)
+    assert prompts(rows, prompt_column="prompt") == [("text", "a")]
+    assert prompts(rows, prompt_column="messages") == [("messages", CHAT)]
+    assert prompts(rows, prompt_column="prompt_token_ids") == [("token_ids", [1])]
+    assert prompts(rows, template=Template("{{ prompt }}!")) == [("text", "a!")]
+
+
+def test_prompt_column_by_any_name(either: Make) -> None:
+    rows = either([{"text": "a", "chat": CHAT, "ids": [1]}])
+    assert prompts(rows, prompt_column="text") == [("text", "a")]
+    assert prompts(rows, prompt_column="chat") == [("messages", CHAT)]
+    assert prompts(rows, prompt_column="ids") == [("token_ids", [1])]
+    with pytest.raises(ConfigError, match=r"no column 'nope' for --prompt-column; its columns are"):
+        prompts(rows, prompt_column="nope")
+    with pytest.raises(ConfigError, match=r"--template and --prompt-column exclude each other"):
+        prompts(rows, prompt_column="text", template=Template("{{ text }}"))
+
+
+def test_template_over_rows(either: Make) -> None:
+    rows = either([{"a": "x", "b": 0}, {"a": "", "b": 2}, {"a": "{{ b }}", "b": 4}])
+    template = Template("{{ a }}{% if b %}{{ 8 // b }}{% endif %}")
+    assert prompts(rows, template=template) == [("text", "x"), ("text", "4"), ("text", "{{ b }}2")]
+    assert prompts(rows, template=Template("{{ 1 / b }}"))[0] == (
+        "template line 1 failed: division by zero"
+    )
+    assert prompts(rows, template=Template("{{ a }}"))[1] == "the rendered template is empty"
+    assert prompts(rows, template=Template("same")) == [("text", "same")] * 3
+    with pytest.raises(ConfigError, match=r"does not have: c; its columns are a, b"):
+        prompts(rows, template=Template("{{ c }}"))
+
+
+def test_a_line_without_the_templates_column_is_a_fault(jsonl: Make) -> None:
+    rows = jsonl([{"a": "x"}, {"b": 1}])
+    assert prompts(rows, template=Template("{{ a }}")) == [
+        ("text", "x"),
+        "template line 1 failed: 'a' is undefined",
+    ]
+    optional = Template("{{ a if a is defined else 'none' }}")
+    assert prompts(rows, template=optional) == [("text", "x"), ("text", "none")]
+
+
+def test_request_ids(jsonl: Make) -> None:
+    rows = jsonl(
+        [
+            {"prompt": "a", "request_id": "x", "key": 1},
+            {"prompt": "a", "request_id": 7, "key": 2.0},
+            {"prompt": "a", "request_id": None, "key": None},
+            {"prompt": "a", "request_id": "", "key": float("nan")},
+        ]
+    )
+    assert build_prompts(rows).request_ids == ("x", "7", "row-2", "")
+    assert build_prompts(rows, id_column="key").request_ids == ("1", "2", "row-2", "row-3")
+    with pytest.raises(ConfigError, match=r"no column 'nope' for --id-column"):
+        build_prompts(rows, id_column="nope")
+
+
+def test_ids_that_two_rows_share_are_refused_before_anything_runs(jsonl: Make) -> None:
+    rows = jsonl([{"prompt": "a", "request_id": i} for i in ("x", "y", "z", "y")])
+    with pytest.raises(ConfigError, match=r"request_id 'y' is on row 1 and on row 3.*--id-column"):
+        build_prompts(rows)
+    rows = jsonl([{"prompt": "a", "request_id": i} for i in (7, "7")])
+    with pytest.raises(ConfigError, match=r"'7' is on row 0 and on row 1"):
+        build_prompts(rows)
+    rows = jsonl([{"prompt": "a", "request_id": i} for i in ("row-1", None)])
+    with pytest.raises(ConfigError, match=r"'row-1' is on row 0 and on row 1"):
+        build_prompts(rows)
+
+
+@pytest.mark.parametrize("cell", [[1], True, 1.5, {"a": 1}])
+def test_an_id_that_is_no_key_is_refused(jsonl: Make, cell: object) -> None:
+    with pytest.raises(ConfigError, match=r"request_id of row 0 is .*must be a text or a whole"):
+        build_prompts(jsonl([{"prompt": "a", "request_id": cell}]))

@@ -1,0 +1,134 @@
+"""Any rows in, the same rows out: properties over generated files."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchpipe.rows.results import COLUMNS, Result, write_results
+from batchpipe.rows.source import Rows, read_rows
+
+texts = st.text(st.characters(codec=None, exclude_categories=[]), max_size=8)
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+names = st.sampled_from(["prompt", "output", "input_output", "status", "n", ""]) | texts
+json_rows = st.lists(st.dictionaries(names, values, max_size=5), max_size=8)
+
+
+def written(rows: Rows, out: Path) -> None:
+    results = [Result(ordinal, output=f"answer {ordinal}") for ordinal in range(len(rows))]
+    write_results(rows, results, str(out), with_token_ids=False)
+
+
+def strictly_equal(left: Any, right: Any) -> bool:
+    """Equal in type too: 1, 1.0 and true are three things."""
+    return json.dumps(left) == json.dumps(right)
+
+
+@given(json_rows, st.booleans(), st.sampled_from(["", ".gz", ".zst"]))
+@settings(max_examples=150, deadline=None)
+def test_json_lines_come_back_unchanged(
+    table: list[dict[str, Any]], ascii_only: bool, packing: str
+) -> None:
+    lines = []
+    for row in table:
+        line = json.dumps(row, ensure_ascii=ascii_only)
+        try:
+            lines.append(line.encode())
+        except UnicodeEncodeError:
+            lines.append(json.dumps(row).encode())
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "in.jsonl").write_bytes(b"\n".join(lines))
+        rows = read_rows(f"{folder}/in.jsonl")
+        assert not rows.faults
+        written(rows, Path(folder) / f"out.jsonl{packing}")
+        answers = read_rows(f"{folder}/out.jsonl{packing}")
+    assert len(answers) == len(table)
+    taken = [name for name in COLUMNS if name not in ("outputs", "output_token_ids")]
+    for ordinal, (before, after) in enumerate(zip(table, answers.records, strict=True)):
+        assert after is not None
+        assert after["output"] == f"answer {ordinal}"
+        kept = [after[name] for name in list(after)[: -len(taken)]]
+        assert strictly_equal(kept, list(before.values()))
+        for name, value in before.items():
+            if name not in taken:
+                assert strictly_equal(after[name], value)
+
+
+arrow_columns = {
+    "text": (pa.string(), st.text()),
+    "long": (pa.large_string(), st.text()),
+    "number": (pa.int16(), st.integers(-(2**15), 2**15 - 1)),
+    "unsigned": (pa.uint64(), st.integers(0, 2**64 - 1)),
+    "real": (pa.float32(), st.floats(width=32, allow_nan=False)),
+    "flag": (pa.bool_(), st.booleans()),
+    "bytes": (pa.binary(), st.binary()),
+    "exact": (pa.timestamp("ns", "UTC"), st.integers(-(2**62), 2**62)),
+    "span": (pa.duration("us"), st.integers(-(2**50), 2**50)),
+    "ids": (pa.list_(pa.int32()), st.lists(st.integers(0, 2**31 - 1), max_size=4)),
+    "chat": (
+        pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
+        st.lists(st.fixed_dictionaries({"role": st.text(), "content": st.none() | st.text()})),
+    ),
+    "map": (
+        pa.map_(pa.string(), pa.int8()),
+        st.lists(st.tuples(st.text(), st.just(1)), max_size=2),
+    ),
+    "output": (pa.string(), st.text()),
+}
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> pa.Table:
+    height = draw(st.integers(0, 7))
+    chosen = draw(st.lists(st.sampled_from(sorted(arrow_columns)), unique=True))
+    columns = {}
+    for name in chosen:
+        kind, cells = arrow_columns[name]
+        column = draw(st.lists(st.none() | cells, min_size=height, max_size=height))
+        columns[name] = pa.array(column, kind)
+    return pa.table(columns)
+
+
+@given(tables(), st.integers(1, 5))
+@settings(max_examples=100, deadline=None)
+def test_parquet_columns_come_back_equal(table: pa.Table, group_rows: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pq.write_table(table, f"{folder}/in.parquet", row_group_size=group_rows)
+        rows = read_rows(f"{folder}/in.parquet")
+        assert not rows.faults
+        assert len({rows.identity(ordinal)[1] for ordinal in range(len(rows))}) == len(rows)
+        written(rows, Path(folder) / "out.parquet")
+        written(rows, Path(folder) / "out.jsonl")
+        answers = pq.read_table(f"{folder}/out.parquet")
+        lines = read_rows(f"{folder}/out.jsonl")
+    after = [f"input_{name}" if name == "output" else name for name in table.column_names]
+    assert answers.select(after).rename_columns(table.column_names).equals(table)
+    assert answers.num_rows == len(lines) == len(rows)
+    assert not lines.faults
+    if "text" in after:
+        assert lines.values("text") == table["text"].to_pylist() if len(rows) else True
+
+
+@given(st.lists(st.floats(), min_size=1))
+@settings(max_examples=50, deadline=None)
+def test_numbers_that_json_has_no_word_for_come_back(numbers: list[float]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        lines = [json.dumps({"x": number}) for number in numbers]
+        Path(folder, "in.jsonl").write_text("\n".join(lines))
+        written(read_rows(f"{folder}/in.jsonl"), Path(folder) / "out.jsonl")
+        back: list[Any] = read_rows(f"{folder}/out.jsonl").values("x")
+    for before, after in zip(numbers, back, strict=True):
+        assert before == after or (math.isnan(before) and math.isnan(after))
