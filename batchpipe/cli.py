@@ -1,0 +1,158 @@
+"""The command line. Loads neither torch nor transformers before a command needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+import batchpipe
+from batchpipe.config import DTYPES, ON_TOO_LONG, JobOptions, RunOptions
+from batchpipe.errors import BatchpipeError
+from batchpipe.planner.order import ORDERS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+EXIT_CODES = """\b
+Exit codes:
+    0    all rows succeeded
+    1    the run failed
+    2    wrong usage, found before any work
+    3    finished, with more error rows than --max-errors
+    75   stopped early (SIGTERM); the same command goes on
+    130  interrupted (Ctrl-C); the same command goes on
+"""
+
+SAMPLING_OPTIONS = (
+    click.option("--max-tokens", type=int, help="Most tokens of an answer [default: 256]."),
+    click.option("--temperature", type=float, help="0 is greedy."),
+    click.option("--top-p", type=float),
+    click.option("--top-k", type=int),
+    click.option("--min-p", type=float),
+    click.option("--repetition-penalty", type=float),
+    click.option("--n", type=int, help="Answers per row; all of them go to `outputs`."),
+    click.option("--stop", multiple=True, help="Text that ends an answer; may be repeated."),
+    click.option("--stop-token-ids", type=int, multiple=True, help="Token that ends an answer."),
+    click.option("--ignore-eos", is_flag=True, default=None, help="Answer up to --max-tokens."),
+)
+
+JOB_OPTIONS = (
+    click.option("-m", "--model", required=True, help="Hub id or local directory."),
+    click.option(
+        "--template",
+        help="Jinja template over the columns, e.g. 'Sentiment of: {{ text }}', or @FILE.",
+    ),
+    click.option("--prompt-column", help="Column that is the prompt, if not `prompt`."),
+    click.option("--id-column", help="Column that names the rows, if not `request_id`."),
+    click.option("--limit", type=click.IntRange(min=1), help="Only the first N rows."),
+    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--order", type=click.Choice(list(ORDERS)), default="planned", show_default=True),
+    click.option("--kv-memory", default="auto", show_default=True, help="Memory for KV, e.g. 4GB."),
+    click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True),
+    click.option(
+        "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True
+    ),
+    click.option(
+        "--on-too-long",
+        type=click.Choice(ON_TOO_LONG),
+        default="error",
+        show_default=True,
+        help="What becomes of a prompt longer than the model's context.",
+    ),
+    click.option("--revision", help="Revision of a hub model."),
+    click.option(
+        "--trust-remote-code", is_flag=True, help="Run code that comes with the model [off]."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout."),
+)
+
+
+def _with(options: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(batchpipe.__version__, prog_name="batchpipe")
+def commands() -> None:
+    """Answer a whole table of prompts with a language model, as one planned offline batch."""
+
+
+@commands.command(epilog=EXIT_CODES)
+@click.argument("input")
+@_with(JOB_OPTIONS)
+@click.option("-o", "--out", required=True, help="Results: .parquet, .jsonl, .jsonl.gz or .zst.")
+@click.option("--run-dir", help="Where the run keeps its state [default: OUT.run].")
+@click.option("--overwrite", is_flag=True, help="Discard OUT and the run directory.")
+@click.option(
+    "--max-errors", default="0", show_default=True, help="Error rows tolerated: a count or 5%."
+)
+@click.option("--step-tokens", type=click.IntRange(min=1), help="Most tokens in one forward pass.")
+@click.option("--with-token-ids", is_flag=True, help="Also write `output_token_ids`.")
+@_with(SAMPLING_OPTIONS)
+def run(as_json: bool, **given: Any) -> None:
+    """Plan, execute and write the answers to INPUT (Parquet or JSONL; file, directory or glob).
+
+    The same command goes on where a stopped run was.
+    """
+    from batchpipe.run.job import run as run_job
+
+    own = {name: given.pop(name) for name in RunOptions.__dataclass_fields__}
+    summary = run_job(_job_options(given), RunOptions(**own))
+    _print(summary, as_json)
+    sys.exit(summary.exit_code)
+
+
+@commands.command()
+@click.argument("input")
+@_with(JOB_OPTIONS)
+@_with(SAMPLING_OPTIONS)
+def plan(as_json: bool, **given: Any) -> None:
+    """Show what a run of INPUT would compute, share and need, without loading the model."""
+    from batchpipe.run.preview import hide_torch, preview
+
+    hide_torch()
+
+    _print(preview(_job_options(given)), as_json)
+
+
+@commands.command()
+@click.option("-o", "--out", default="demo-results.parquet", show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N tickets.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
+def demo(out: str, limit: int | None, as_json: bool) -> None:
+    """Label shipped support tickets with a shipped tiny model and print the accuracy."""
+    from batchpipe.demo.command import run_demo
+
+    _print(run_demo(out, limit), as_json)
+
+
+def _job_options(given: dict[str, Any]) -> JobOptions:
+    """The given options; those that are none of the job's own are about sampling."""
+    own = {name: given.pop(name) for name in list(given) if name in JobOptions.__dataclass_fields__}
+    sampling = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in given.items()
+        if value is not None and value != ()
+    }
+    return JobOptions(sampling=sampling, **own)
+
+
+def _print(report: Any, as_json: bool) -> None:
+    click.echo(json.dumps(report.as_json(), ensure_ascii=False) if as_json else str(report))
+
+
+def main() -> None:
+    """Run the command and exit with its code; an error is one sentence on stderr."""
+    try:
+        commands(standalone_mode=True)
+    except BatchpipeError as error:
+        click.echo(f"batchpipe: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,70 @@
+"""What a user asked for, checked and frozen."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchpipe.errors import ConfigError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+ON_TOO_LONG = ("error", "skip", "truncate-left")
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """What `plan` and `run` share: which rows, which model, how to ask and how to order."""
+
+    input: str
+    model: str
+    template: str | None = None
+    prompt_column: str | None = None
+    id_column: str | None = None
+    limit: int | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)  # given options only
+    seed: int = 0
+    order: str = "planned"
+    kv_memory: str = "auto"
+    dtype: str = "auto"
+    device: str = "auto"
+    on_too_long: str = "error"
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What only `run` needs: where the answers go and when to stop."""
+
+    out: str
+    run_dir: str | None = None
+    overwrite: bool = False
+    max_errors: str = "0"
+    step_tokens: int | None = None
+    with_token_ids: bool = False
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of ``4GB``, ``512MiB`` or a plain number."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].upper() not in UNITS:
+        raise ConfigError(
+            f"--kv-memory {text!r} is no amount of memory; write for example 4GB or auto"
+        )
+    amount = int(float(match[1]) * UNITS[match[2].upper()])
+    if amount <= 0:
+        raise ConfigError(f"--kv-memory {text!r} must be more than nothing")
+    return amount
+
+
+def allowed_errors(max_errors: str, rows: int) -> int:
+    """Error rows that ``--max-errors`` (a count or ``5%``) tolerates among so many rows."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", max_errors.strip())
+    if match is None or (not match[2] and "." in match[1]):
+        raise ConfigError(
+            f"--max-errors {max_errors!r} is neither a count nor a share; write 10 or 5%"
+        )
+    return int(float(match[1]) * rows / 100) if match[2] else int(match[1])

@@ -1,0 +1,58 @@
+"""What a run did, in the names that `--json` prints."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One finished run. Tokens of a prompt count for every row as if it were alone."""
+
+    rows: int
+    succeeded: int
+    failed: int
+    skipped: int
+    duplicates: int
+    prompt_tokens: int
+    computed_prompt_tokens: int
+    reused_prompt_tokens: int
+    shareable_prompt_tokens: int
+    completion_tokens: int
+    steps: int
+    peak_kv_tokens: int
+    kv_tokens: int
+    preemptions: int
+    plan_seconds: float  # reading, tokenizing and planning
+    load_seconds: float
+    run_seconds: float
+    order: str
+    dtype: str
+    device: str
+    output: str
+    run_dir: str
+    exit_code: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, in this order."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        share = self.reused_prompt_tokens / max(1, self.prompt_tokens)
+        tokens = self.prompt_tokens + self.completion_tokens
+        return "\n".join(
+            (
+                f"{self.succeeded:,} of {self.rows:,} rows answered"
+                + (f", {self.failed:,} failed" if self.failed else "")
+                + (f", {self.skipped:,} skipped" if self.skipped else "")
+                + (f", {self.duplicates:,} of them duplicates" if self.duplicates else ""),
+                f"{self.prompt_tokens:,} prompt tokens, {self.computed_prompt_tokens:,} computed, "
+                f"{share:.1%} reused; {self.completion_tokens:,} tokens written",
+                f"planned in {self.plan_seconds:.1f} s, model loaded in {self.load_seconds:.1f} s, "
+                f"answered in {self.run_seconds:.1f} s "
+                f"({tokens / max(1e-9, self.run_seconds):,.0f} tokens/s, {self.dtype} on "
+                f"{self.device})",
+                f"results: {self.output}",
+            )
+        )
