@@ -35,8 +35,8 @@ def attend(
     lse = torch.empty(shape[:2], dtype=torch.float32, device=query.device)
     for start, end in layout.squares:
         own = slice(start, end)
-        part = _square(query[own], key[own], value[own], layout.positions[own], variant)
-        output[own], lse[own] = _packed(part)
+        square = _square(query[own], key[own], value[own], layout.positions[own], variant)
+        output[own], lse[own] = _packed(square)
     for singles in layout.singles:
         rows = singles.query
         part, part_lse = _singles(query[rows], key_cache, value_cache, singles, layout, variant)

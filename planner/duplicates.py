@@ -39,7 +39,8 @@ def collapse(prompts: Prompts, samplings: Sequence[Sampling]) -> Duplicates:
     place_of_key: dict[bytes, int] = {}
     salt_of_sampling: dict[Sampling, bytes] = {}
     token_bytes = np.ascontiguousarray(prompts.token_ids).view(np.uint8).data
-    row_ends = (prompts.offsets * prompts.token_ids.itemsize).data
+    first_byte = (prompts.starts * prompts.token_ids.itemsize).data
+    end_byte = (prompts.ends * prompts.token_ids.itemsize).data
     for row, sampling in enumerate(samplings):
         place = len(kept)
         if sampling.deterministic:
@@ -48,15 +49,10 @@ def collapse(prompts: Prompts, samplings: Sequence[Sampling]) -> Duplicates:
                 # Salted by its sampling, a row's digest stands for both: one small key per row.
                 salt = len(salt_of_sampling).to_bytes(blake2b.SALT_SIZE, "little")
                 salt_of_sampling[sampling] = salt
-            row_bytes = token_bytes[row_ends[row] : row_ends[row + 1]]
+            row_bytes = token_bytes[first_byte[row] : end_byte[row]]
             key = blake2b(row_bytes, digest_size=DIGEST_BYTES, salt=salt).digest()
             place = place_of_key.setdefault(key, place)
         if place == len(kept):
             kept.append(row)
         answered_by[row] = place
     return Duplicates(np.array(kept, dtype=np.int32), answered_by)
-
-
-def select(prompts: Prompts, kept: npt.NDArray[np.int32]) -> Prompts:
-    """The kept prompts alone, in the order of ``kept``; the same object where that is all."""
-    return prompts.take(kept)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import pairwise
 
-BLOCK_TOKENS = (
-    16  # a segment wastes 8 slots on average; larger blocks share less, smaller ones cost time
-)
+# A segment wastes 8 slots on average; larger blocks waste more, smaller ones cost time.
+BLOCK_TOKENS = 16
 
 
 def blocks_for(tokens: int) -> int:
@@ -81,10 +81,11 @@ class KVLedger:
                 self._ends.insert(place, end)
 
     def check_integrity(self) -> None:
-        """Free intervals are sorted, apart, and add up to the free count."""
+        """Free intervals are sorted, apart, within the memory, and add up to the free count."""
         spans = list(zip(self._starts, self._ends, strict=True))
+        assert not spans or (spans[0][0] >= 0 and spans[-1][1] <= self.total), (spans, self.total)
         assert sum(end - start for start, end in spans) == self.free, (spans, self.free)
-        for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+        for (_, end), (start, _) in pairwise(spans):
             assert end < start, spans
 
     def _first_long_enough(self, count: int) -> int:

@@ -90,7 +90,7 @@ def make_plan(prompts: Prompts, samplings: Sequence[Sampling], *, order: str = "
         tree=tree,
         order=ORDERS[order](tree, planned_prompts.lengths, outputs),
         order_name=order,
-        row_prompt_tokens=int(prompts.offsets[-1]),
+        row_prompt_tokens=prompts.tokens,
     )
 
 

@@ -125,8 +125,8 @@ def _sorted_order(prompts: Prompts) -> Int32s:  # [prompts]
     Big-endian token ids, read as bytes, sort as the numbers do; Arrow sorts them without copies,
     and its sort is stable.
     """
-    big_endian = prompts.token_ids.astype(">i4")
-    byte_offsets = prompts.offsets * big_endian.itemsize
+    big_endian, offsets = prompts.end_to_end(">i4")
+    byte_offsets = offsets * big_endian.itemsize
     rows = pa.LargeBinaryArray.from_buffers(
         pa.large_binary(),
         len(prompts),
@@ -139,7 +139,7 @@ def _sorted_order(prompts: Prompts) -> Int32s:  # [prompts]
 
 def _common_prefix_tokens(prompts: Prompts, order: Int32s) -> Int64s:  # [prompts - 1]
     """How many leading tokens each rank has in common with the next."""
-    starts, lengths = prompts.offsets[order], prompts.lengths[order]
+    starts, lengths = prompts.starts[order], prompts.lengths[order]
     left, right = starts[:-1], starts[1:]
     limit = np.minimum(lengths[:-1], lengths[1:])
     common = np.zeros(len(limit), dtype=np.int64)

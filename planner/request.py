@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,62 +40,61 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompts:
-    """The token ids of many prompts, end to end in one flat array.
+    """The token ids of many prompts in one flat array, which several `Prompts` may look at.
 
-    Prompt ``i`` is ``token_ids[offsets[i]:offsets[i + 1]]``.
+    Prompt ``i`` is ``token_ids[starts[i]:ends[i]]``.
     """
 
     token_ids: TokenIds  # [tokens]
-    offsets: npt.NDArray[np.int64]  # [prompts + 1]
+    starts: npt.NDArray[np.int64]  # [prompts]
+    ends: npt.NDArray[np.int64]  # [prompts]
 
     @classmethod
     def pack(cls, rows: Sequence[Sequence[int] | TokenIds]) -> Prompts:
         """Lay the rows end to end."""
         lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
-        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        token_ids = np.empty(int(offsets[-1]), dtype=np.int32)
-        for row, start, end in zip(rows, offsets[:-1], offsets[1:], strict=True):
+        ends = np.cumsum(lengths)
+        token_ids = np.empty(int(lengths.sum()), dtype=np.int32)
+        for row, start, end in zip(rows, ends - lengths, ends, strict=True):
             token_ids[start:end] = row
-        return cls(token_ids, offsets)
+        return cls(token_ids, ends - lengths, ends)
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.starts)
 
     def __getitem__(self, index: int) -> TokenIds:
-        return self.token_ids[self.offsets[index] : self.offsets[index + 1]]
+        return self.token_ids[self.starts[index] : self.ends[index]]
 
     def __iter__(self) -> Iterator[TokenIds]:
         return (self[index] for index in range(len(self)))
 
     def take(self, indices: npt.NDArray[np.integer]) -> Prompts:
-        """The prompts at ``indices``, in that order; the same object where that changes nothing."""
-        if np.array_equal(indices, np.arange(len(self))):
-            return self
-        offsets = np.zeros(len(indices) + 1, dtype=np.int64)
-        np.cumsum(self.lengths[indices], out=offsets[1:])
-        token_ids = np.empty(int(offsets[-1]), dtype=np.int32)
-        # Neighbours that stay neighbours are copied in one piece.
-        cuts = np.flatnonzero(np.diff(indices) != 1) + 1
-        begins, ends = np.append(0, cuts), np.append(cuts, len(indices))
-        for begin, end in zip(begins[begins < ends], ends[begins < ends], strict=True):
-            first, last = indices[begin], indices[end - 1]
-            token_ids[offsets[begin] : offsets[end]] = self.token_ids[
-                self.offsets[first] : self.offsets[last + 1]
-            ]
-        return Prompts(token_ids, offsets)
+        """The prompts at ``indices``, in that order, over the same token ids: nothing is copied."""
+        return Prompts(self.token_ids, self.starts[indices], self.ends[indices])
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:  # [prompts]
         """Tokens of each prompt."""
-        return np.diff(self.offsets)
+        return self.ends - self.starts
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all prompts, each counted as if alone."""
+        return int(self.lengths.sum())
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Request:
-    """One distinct question to the model; ``index`` is its place in the plan's `Prompts`."""
+    def end_to_end(self, dtype: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """A copy as this dtype, one prompt behind the other, and where each begins and the last ends.
 
-    request_id: str
-    index: int
-    token_ids: TokenIds  # [prompt_tokens]
-    sampling: Sampling
+        Returns:
+            token ids  # [tokens]
+            offsets  # [prompts + 1]
+        """
+        offsets = np.append(0, np.cumsum(self.lengths))
+        copied = np.empty(int(offsets[-1]), dtype=dtype)
+        # Neighbours that lie behind one another already are copied in one piece.
+        cuts = np.flatnonzero(self.starts[1:] != self.ends[:-1]) + 1
+        firsts, lasts = np.append(0, cuts), np.append(cuts, len(self)) - 1
+        for first, last in zip(firsts[: len(self)].tolist(), lasts.tolist(), strict=False):
+            piece = self.token_ids[self.starts[first] : self.ends[last]]
+            copied[offsets[first] : offsets[last + 1]] = piece
+        return copied, offsets

@@ -86,7 +86,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
-    """``tokens[start:end]`` of a segment, computed in one step; ``sequence`` draws a token after it."""
+    """``tokens[start:end]`` of a segment, computed in one step; then ``sequence`` draws a token."""
 
     segment: Segment
     start: int

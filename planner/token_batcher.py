@@ -74,9 +74,6 @@ class TokenBatcher:
         if not chunks and self.running:
             self._preempt(self.running[-1])  # prefills block one another: the first gets the room
             return self.next_step()
-        assert chunks or not (self._preempted or self._next < len(self.plan.order)), (
-            f"nothing fits into {self.ledger.total} KV blocks, {self.ledger.free} are free"
-        )
         chunks.sort(key=lambda chunk: (chunk.segment.rank, chunk.segment.position))
         return chunks
 
@@ -225,17 +222,22 @@ class TokenBatcher:
         return True
 
     def _next_use(self, segment: Segment) -> int:
-        """Place in the order of the next admission below the node."""
+        """Place in the order of the next admission below the node; -1 where a preempted one waits."""
         first, last = (
             int(self.plan.tree.first[segment.node]),
             int(self.plan.tree.last[segment.node]),
         )
+        if any(first <= sequence.tail.rank < last for sequence in self._preempted):
+            return -1  # those are admitted before all others
         places = self._place_of_rank[first:last]
         coming = places[places >= self._next]
         return int(coming.min()) if len(coming) else len(self.plan.order)
 
     def _preempt(self, sequence: Sequence) -> None:
         """The sequence waits again at the front, its own KV freed, its tokens kept."""
+        assert len(self.running) > 1, (  # alone it would be computed again and again, for nothing
+            f"prompt {sequence.index} alone does not fit into {self.ledger.total} KV blocks"
+        )
         self.counts.preemptions += 1
         self.running.remove(sequence)
         self._leave(sequence)

@@ -11,8 +11,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils.logging import disable_progress_bar
 
 from batchpipe.engine.attention import PagedAttention
+from batchpipe.engine.host_memory import keep_freed_memory
 from batchpipe.engine.linear import pack_linears
 from batchpipe.engine.token_batch import TokenBatch
 from batchpipe.errors import ConfigError, UnsupportedModelError
@@ -114,6 +116,7 @@ def load_model(
     trust_remote_code: bool = False,
 ) -> Any:
     """The model with its weights on the device, in evaluation mode."""
+    disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             name,
@@ -128,6 +131,7 @@ def load_model(
     model.eval().requires_grad_(False).to(device)
     if device.type == "cpu":
         pack_linears(model)
+        keep_freed_memory()
     return model
 
 

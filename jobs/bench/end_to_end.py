@@ -26,7 +26,7 @@ from typing import Any
 import click
 import pyarrow as pa
 import pyarrow.parquet as pq
-from record import append_results, print_table
+from record import append_results, as_table
 
 BASELINES = Path(__file__).with_name("baselines.py")
 CONTENDERS = ("batchpipe", "generate", "generate_batch")
@@ -130,6 +130,25 @@ def figures(contender: str, runs: Sequence[Run]) -> dict[str, Any]:
     return row
 
 
+def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The figures as a person reads them, with every wall time over batchpipe's."""
+    base = next((row["wall_seconds"] for row in table if row["contender"] == "batchpipe"), None)
+    lines = []
+    for row in table:
+        line = {
+            "contender": row["contender"],
+            "wall s": f"{row['wall_seconds']:.1f}",
+            "times batchpipe": f"{row['wall_seconds'] / base:.2f}" if base else "-",
+            "tokens/s": f"{row['tokens_per_second']:,.0f}",
+            "peak MB": f"{row['peak_bytes'] / 1e6:,.0f}",
+        }
+        for key in ("plan_seconds", "load_seconds", "run_seconds"):
+            line[key.replace("_seconds", " s")] = f"{row[key]:.1f}" if key in row else "-"
+        line["reused"] = f"{row['reused_share']:.1%}" if "reused_share" in row else "-"
+        lines.append(line)
+    return lines
+
+
 def same_text_shares(runs: Mapping[str, Run]) -> Iterator[tuple[str, str, float]]:
     """The share of rows with equal text, for every two contenders."""
     names = list(runs)
@@ -224,11 +243,13 @@ def main(
         measure([sys.executable, str(BASELINES), "warm-up"], Path(name))
         for dtype in dtypes:
             table, shares = compare(case, only, dtype, repeat)
-            print_table(dtype, table, shares)
+            print(f"\n{dtype}\n{as_table(readable(table))}")
+            for pair, share in shares.items():
+                print(f"rows with equal text, {pair}: {share:.1%}")
             if results is not None:
                 job = {"prompts": prompts.name, "rows": rows, "seed": seed, "repeat": repeat}
                 options = {"max_tokens": max_tokens, "batch_size": batch_size, "dtype": dtype}
-                append_results(results, job | options, table, shares)
+                append_results(results, job | options | {"equal_text": shares}, table)
             share = shares.get("batchpipe = generate", 1.0)
             if dtype == "float32" and share < MIN_SAME_TEXT_SHARE:
                 different.append(f"{share:.1%} of float32 rows equal those of generate")

@@ -14,34 +14,22 @@ from typing import Any
 PACKAGES = ("batchpipe", "torch", "transformers", "tokenizers", "pyarrow", "numpy")
 
 
-def print_table(dtype: str, rows: Sequence[Mapping[str, Any]], shares: Mapping[str, float]) -> None:
-    """One dtype's table stands on stdout, and below it which outputs agree."""
-    base = next((row for row in rows if row["contender"] == "batchpipe"), None)
-    heads = (
-        "contender        wall s   tokens/s   peak MB   ratio   plan s   load s    run s  reused"
+def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows under their keys, numbers to the right; a key that a row lacks is a dash."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, *([str(row.get(name, "-")) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    first, *others = widths
+    return "\n".join(
+        "  ".join([line[0].ljust(first), *map(str.rjust, line[1:], others)]).rstrip()
+        for line in cells
     )
-    print(f"\n{dtype}\n{heads}")
-    for row in rows:
-        ratio = f"{row['wall_seconds'] / base['wall_seconds']:.2f}x" if base else "-"
-        reused = f"{row['reused_share']:.1%}" if "reused_share" in row else "-"
-        print(
-            f"{row['contender']:<15}{row['wall_seconds']:>8.2f}{row['tokens_per_second']:>11,.0f}"
-            f"{row['peak_bytes'] / 1e6:>10,.0f}{ratio:>8}{_seconds(row, 'plan_seconds')}"
-            f"{_seconds(row, 'load_seconds')}{_seconds(row, 'run_seconds')}{reused:>8}"
-        )
-    for pair, share in shares.items():
-        print(f"rows with equal text, {pair}: {share:.1%}")
-
-
-def _seconds(row: Mapping[str, Any], key: str) -> str:
-    return f"{row[key]:>9.2f}" if key in row else f"{'-':>9}"
 
 
 def append_results(
     file: Path,
     job: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    shares: Mapping[str, float],
+    figures: Sequence[Mapping[str, Any]],
 ) -> None:
     """The JSON list in ``file`` ends with this measurement, its date, machine and versions."""
     records = json.loads(file.read_text()) if file.exists() else []
@@ -52,8 +40,7 @@ def append_results(
             "versions": {"python": platform.python_version()}
             | {package: version(package) for package in PACKAGES},
             "job": dict(job),
-            "figures": [dict(row) for row in rows],
-            "equal_text": dict(shares),
+            "figures": [dict(row) for row in figures],
         }
     )
     file.write_text(json.dumps(records, indent=1) + "\n")

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchpipe.planner.duplicates import collapse, select
+from batchpipe.planner.duplicates import collapse
 from batchpipe.planner.request import Prompts, Sampling
 
 unhurried = settings(deadline=None)  # a busy machine is no failure
@@ -61,10 +61,10 @@ def test_no_rows_collapse_to_none() -> None:
     assert len(found.kept) == len(found.answered_by) == 0
 
 
-def test_nothing_is_copied_where_all_is_kept() -> None:
-    prompts = Prompts.pack([[1, 2], [3], [1]])
-    found = collapse(prompts, [GREEDY] * 3)
-    assert select(prompts, found.kept) is prompts
+def test_taking_prompts_copies_no_tokens() -> None:
+    prompts = Prompts.pack([[1, 2], [3], [1], [3]])
+    found = collapse(prompts, [GREEDY] * 4)
+    assert prompts.take(found.kept).token_ids is prompts.token_ids
 
 
 @unhurried
@@ -73,4 +73,7 @@ def test_taken_prompts_are_the_ones_asked_for(rows: list[list[int]], data: st.Da
     indices = data.draw(st.lists(st.integers(0, len(rows) - 1)))
     taken = Prompts.pack(rows).take(np.array(indices, dtype=np.int32))
     assert [ids.tolist() for ids in taken] == [rows[index] for index in indices]
-    assert int(taken.offsets[-1]) == len(taken.token_ids)
+    token_ids, offsets = taken.end_to_end("i4")
+    assert token_ids.tolist() == [token for index in indices for token in rows[index]]
+    assert np.diff(offsets).tolist() == [len(rows[index]) for index in indices]
+    assert taken.tokens == len(token_ids)
