@@ -17,7 +17,10 @@ from batchpipe.kernels.reference import Read
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Singles:
-    """Queries alone in their chunk; row b reads ``slots[b, :lengths[b]]``, padded behind."""
+    """Queries alone in their chunk; row b reads ``slots[b, :lengths[b]]``.
+
+    Behind them stands a slot of the row's own, never another's: a masked NaN is still NaN.
+    """
 
     query: Tensor  # int64, index of each query  # [singles]
     slots: Tensor  # int64  # [singles, longest]

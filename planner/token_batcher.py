@@ -222,13 +222,14 @@ class TokenBatcher:
         return True
 
     def _next_use(self, segment: Segment) -> int:
-        """Place in the order of the next admission below the node; -1 where a preempted one waits."""
+        """Place in the order of the next admission below the node; preempted ones come before 0."""
         first, last = (
             int(self.plan.tree.first[segment.node]),
             int(self.plan.tree.last[segment.node]),
         )
-        if any(first <= sequence.tail.rank < last for sequence in self._preempted):
-            return -1  # those are admitted before all others
+        for place, sequence in enumerate(self._preempted, start=-len(self._preempted)):
+            if first <= sequence.tail.rank < last:
+                return place
         places = self._place_of_rank[first:last]
         coming = places[places >= self._next]
         return int(coming.min()) if len(coming) else len(self.plan.order)

@@ -35,7 +35,7 @@ class TokenBatch:
 
 @dataclass(slots=True)
 class _Below:
-    """The queries of this step below one shared segment: a range, since chunks lie in tree order."""
+    """This step's queries below one shared segment: a range, since chunks lie in tree order."""
 
     query_start: int
     query_end: int
@@ -183,9 +183,10 @@ def _by_length(singles: list[_Single]) -> list[list[_Single]]:
 
 def _pad(group: list[_Single], to_device: _Sender) -> Singles:
     lengths = np.asarray([len(slots) for _, slots, _ in group])
-    padded = np.zeros((len(group), int(lengths.max())), dtype=np.int64)
+    padded = np.empty((len(group), int(lengths.max())), dtype=np.int64)
     for row, (_, slots, _) in enumerate(group):
         padded[row, : len(slots)] = slots
+        padded[row, len(slots) :] = slots[-1]  # a masked NaN is still NaN: pad with what is its own
     return Singles(
         query=to_device(np.asarray([query for query, _, _ in group])),
         slots=to_device(padded),

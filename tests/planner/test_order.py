@@ -32,7 +32,7 @@ def tree_of(job: Jobs) -> tuple[PrefixTree, Lengths, Lengths]:
 def order_of(name: str, job: Jobs) -> list[int]:
     order = ORDERS[name](*tree_of(job))
     assert order.dtype == np.int32
-    return order.tolist()
+    return [int(prompt) for prompt in order]
 
 
 def decode_ratio(job: Jobs, prompts: list[int]) -> Fraction:

@@ -52,7 +52,9 @@ def test_every_row_finds_its_prompt_and_sampling(asked: Asked) -> None:
             assert plan.samplings[first + sample] == sampling
             assert plan.sample[first + sample] == sample
             named_after = int(plan.first_row[first + sample])
-            assert named_after == row or (sampling.deterministic and asked[named_after] == (ids, sampling))
+            assert named_after == row or (
+                sampling.deterministic and asked[named_after] == (ids, sampling)
+            )
 
 
 @unhurried
@@ -175,7 +177,9 @@ def test_explained_samples_share_their_prompt() -> None:
 
 def test_explained_tree_names_what_it_hides() -> None:
     texts = [
-        f"{letter * (10 + place)}{end}" for place, letter in enumerate("abcdefghijklmno") for end in "12"
+        f"{letter * (10 + place)}{end}"
+        for place, letter in enumerate("abcdefghijklmno")
+        for end in "12"
     ]
     assert len("abcdefghijklmno") > WIDEST_NODES
     check_golden("many-groups", explained(texts))
@@ -194,7 +198,9 @@ def test_explained_plan_of_nothing_is_empty() -> None:
 def test_explained_savings_add_up(asked: Asked) -> None:
     plan = plan_of(asked)
     text = explain_tree(plan, lambda prompt, start, end: "")
-    saved = [int(line.split("saves ")[1].split(":")[0]) for line in text.splitlines()[1:] if ":" in line]
+    saved = [
+        int(line.split("saves ")[1].split(":")[0]) for line in text.splitlines()[1:] if ":" in line
+    ]
     saved += [int(line.split("save ")[1]) for line in text.splitlines() if line.startswith("and ")]
     tree = plan.tree
     assert sum(saved) == tree.prompt_tokens - tree.computed_tokens

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from dry_run import DryRun, alone_blocks, ample_blocks
@@ -12,6 +14,7 @@ from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.order import ORDERS
 from batchpipe.planner.plan import Plan, make_plan
 from batchpipe.planner.request import Prompts, Sampling
+from batchpipe.planner.segment import Chunk
 from batchpipe.planner.token_batcher import TokenBatcher
 
 unhurried = settings(deadline=None, max_examples=150)  # a busy machine is no failure
@@ -44,8 +47,7 @@ def plans(draw: st.DrawFn, order: str | None = None) -> tuple[Plan, list[int]]:
     prompts = Prompts.pack([[*stems[s, :cut].tolist(), *own] for s, cut, own in rows])
     plan = make_plan(prompts, samplings, order=order or draw(orders))
     answers = [
-        s.max_tokens if s.ignore_eos else draw(st.integers(1, s.max_tokens))
-        for s in plan.samplings
+        s.max_tokens if s.ignore_eos else draw(st.integers(1, s.max_tokens)) for s in plan.samplings
     ]
     return plan, answers
 
@@ -59,7 +61,7 @@ def run_of(
     return DryRun(plan, batcher, answers)
 
 
-# ---- every plan, every memory ----------------------------------------------------------------
+# ---- every plan, every memory ---------------------------------------------------------------
 
 
 @unhurried
@@ -87,7 +89,7 @@ def test_ample_memory_computes_each_shared_token_once(
     assert (counts.preemptions, counts.evicted_tokens) == (0, 0)
 
 
-@unhurried
+@settings(deadline=None, max_examples=50)
 @given(plans(), st.integers(0, 6), st.integers(1, 100))
 def test_steps_are_the_same_for_the_same_plan(
     planned: tuple[Plan, list[int]], spare_blocks: int, step_tokens: int
@@ -104,7 +106,7 @@ def test_steps_are_the_same_for_the_same_plan(
     assert steps() == steps()
 
 
-# ---- single promises ---------------------------------------------------------------------------
+# ---- single promises ------------------------------------------------------------------------
 
 
 def test_prompt_and_its_shared_prefix_are_computed_in_one_step() -> None:
@@ -164,7 +166,7 @@ def test_many_preempted_at_once_are_no_deep_recursion() -> None:
     prompts = Prompts.pack([[place, 1] for place in range(1500)])
     plan = make_plan(prompts, [Sampling(max_tokens=40)] * 1500)
     run = run_of(plan, [40] * 1500, 1500, 4000, seen=[1] * 50)
-    steps = iter(run.batcher.next_step, [])
+    steps: Iterator[list[Chunk]] = iter(run.batcher.next_step, [])
     for chunks in steps:  # unchecked: checks of 1500 chunks a step take long
         run.batcher.computed(chunks)
         for chunk in chunks:
@@ -192,7 +194,7 @@ def test_no_prompts_need_no_step() -> None:
     assert run_of(make_plan(Prompts.pack([]), []), [], 1, 1).batcher.next_step() == []
 
 
-# ---- sharing under pressure ----------------------------------------------------------------------
+# ---- sharing under pressure -----------------------------------------------------------------
 
 
 def documents(seed: int) -> tuple[list[list[int]], list[int]]:

@@ -1,0 +1,209 @@
+"""The engine without a model: plays a plan through a `TokenBatcher` and checks every step.
+
+KV memory is a dict from slot to token id, written when a chunk is computed. Every query's context
+must then hold exactly the tokens that come before it: a block owned twice, freed too early or read
+before it is written shows as a wrong token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from batchpipe.planner.kv_ledger import BLOCK_TOKENS, blocks_for
+from batchpipe.planner.plan import Plan
+from batchpipe.planner.segment import Chunk, Segment, Sequence
+from batchpipe.planner.token_batcher import TokenBatcher
+
+
+def answer_token(index: int, produced: int) -> int:
+    """What the played model says: the tokens of two answers never meet."""
+    return 1_000_000 + 1_000 * index + produced
+
+
+def alone_blocks(plan: Plan) -> list[int]:
+    """KV blocks that each prompt holds at its end where it runs alone."""
+    tree, needed = plan.tree, []
+    for index, sampling in enumerate(plan.samplings):
+        rank = int(plan.rank_of[index])
+        path = sum(blocks_for(int(tree.end[n]) - int(tree.start[n])) for n in tree.path(rank))
+        own = len(plan.prompts[index]) - int(tree.tail_start[rank]) + sampling.max_tokens
+        needed.append(path + blocks_for(own))
+    return needed
+
+
+def ample_blocks(plan: Plan) -> int:
+    """Blocks for which nothing has ever to wait or to leave."""
+    return sum(alone_blocks(plan)) + 1
+
+
+def ancestors(segment: Segment) -> list[Segment]:
+    """The segments above, the nearest first."""
+    above = []
+    while segment.parent is not None:
+        above.append(segment.parent)
+        segment = segment.parent
+    return above
+
+
+@dataclass(eq=False)
+class DryRun:
+    """A plan on its way; ``answer_lengths[i]`` tokens end the answer of prompt i."""
+
+    plan: Plan
+    batcher: TokenBatcher
+    answer_lengths: list[int]  # [prompts], none over its max_tokens
+    answers: dict[int, list[int]] = field(default_factory=dict)  # of finished prompts
+    cached_tokens: dict[int, int] = field(default_factory=dict)
+    prompt_tokens_computed: int = 0  # counted from the chunks alone
+    node_tokens_computed: dict[int, int] = field(default_factory=dict)  # by tree node
+    memory: dict[int, int] = field(default_factory=dict)  # token by KV slot
+    segments: dict[int, Segment] = field(default_factory=dict)  # all that were ever computed
+    reserved: list[int] = field(default_factory=list)  # blocks that the test itself owns
+
+    def steps(self) -> Iterator[list[Chunk]]:
+        """Each step, checked, before it is computed; everything is checked again at the end."""
+        while True:
+            decoding = [s for s in self.batcher.running if self._decodes(s)]
+            preemptions = self.batcher.counts.preemptions
+            chunks = self.batcher.next_step()
+            if not chunks:
+                break
+            self.segments.update((id(chunk.segment), chunk.segment) for chunk in chunks)
+            preempted = self.batcher.counts.preemptions > preemptions
+            self._check_decodes(chunks, decoding, preempted)
+            self._check_chunks(chunks)
+            self._check_tree_order(chunks)
+            self._check_blocks()
+            self._write(chunks)
+            self._check_contexts(chunks)
+            yield chunks
+            self.batcher.computed(chunks)
+            for chunk in chunks:
+                if chunk.sequence is not None:
+                    self._draw(chunk.sequence)
+            self._check_blocks()
+        self._check_end()
+
+    def play(self) -> DryRun:
+        """All steps at once."""
+        for _ in self.steps():
+            pass
+        return self
+
+    def _decodes(self, sequence: Sequence) -> bool:
+        path_done = all(not segment.pending for segment in sequence.path)
+        return sequence.produced > 0 and sequence.tail.pending == 1 and path_done
+
+    def _draw(self, sequence: Sequence) -> None:
+        index = sequence.index
+        self.batcher.append(sequence, answer_token(index, sequence.produced))
+        if sequence.produced < self.answer_lengths[index]:
+            return
+        assert index not in self.answers, f"prompt {index} is answered twice"
+        self.answers[index] = sequence.answer
+        self.cached_tokens[index] = sequence.cached_tokens
+        ended_itself = sequence.produced < self.plan.samplings[index].max_tokens
+        self.batcher.finish(sequence, ended_itself=ended_itself)
+
+    def _check_decodes(
+        self, chunks: list[Chunk], decoding: list[Sequence], preempted: bool
+    ) -> None:
+        """Every decode advances unless preempted, and prefill takes only what decodes leave."""
+        chunk_of = {id(chunk.segment): chunk for chunk in chunks}
+        advanced = 0
+        for sequence in decoding:
+            chunk = chunk_of.get(id(sequence.tail))
+            if sequence.tail.computed and chunk is not None:
+                assert (chunk.start, chunk.end) == (
+                    len(sequence.tail.tokens) - 1,
+                    len(sequence.tail.tokens),
+                )
+                assert chunk.sequence is sequence
+                advanced += 1
+            else:
+                assert preempted, f"prompt {sequence.index} decodes, and stands still"
+                assert not sequence.tail.computed
+        tokens = sum(chunk.end - chunk.start for chunk in chunks)
+        assert tokens <= max(self.batcher.step_tokens, advanced), (tokens, advanced)
+
+    def _check_chunks(self, chunks: list[Chunk]) -> None:
+        """Chunks go on where their segments are, below complete ancestors, into owned blocks."""
+        end_of = {id(chunk.segment): chunk.end for chunk in chunks}
+        assert len(end_of) == len(chunks), "a segment has two chunks in one step"
+        tails = {id(s.tail): s for s in self.batcher.running}
+        for chunk in chunks:
+            segment = chunk.segment
+            assert segment.users > 0
+            assert chunk.start == segment.computed < chunk.end <= len(segment.tokens)
+            assert len(segment.blocks) >= blocks_for(chunk.end)
+            for above in ancestors(segment):
+                assert end_of.get(id(above), above.computed) == len(above.tokens)
+            ends_tail = segment.node < 0 and chunk.end == len(segment.tokens)
+            assert chunk.sequence is (tails[id(segment)] if ends_tail else None)
+
+    def _check_tree_order(self, chunks: list[Chunk]) -> None:
+        """Parents stand before children, and what is below a segment stands side by side."""
+        keys = [(chunk.segment.rank, chunk.segment.position) for chunk in chunks]
+        assert keys == sorted(set(keys))
+        places: dict[int, list[int]] = {}
+        for place, chunk in enumerate(chunks):
+            for segment in (chunk.segment, *ancestors(chunk.segment)):
+                places.setdefault(id(segment), []).append(place)
+        for found in places.values():
+            assert found == list(range(found[0], found[0] + len(found)))
+
+    def _check_blocks(self) -> None:
+        """Every block is free or owned by one segment."""
+        ledger = self.batcher.ledger
+        ledger.check_integrity()
+        owned = [block for segment in self.segments.values() for block in segment.blocks]
+        owned += self.reserved
+        assert len(owned) == len(set(owned)) == ledger.used
+        assert all(0 <= block < ledger.total for block in owned)
+
+    def _write(self, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            segment = chunk.segment
+            for at in range(chunk.start, chunk.end):
+                self.memory[int(segment.slots[at])] = segment.tokens[at]
+            prompt_end = len(self._text(segment)[0]) - segment.position
+            computed = max(0, min(chunk.end, prompt_end) - min(chunk.start, prompt_end))
+            self.prompt_tokens_computed += computed
+            if segment.node >= 0:
+                before = self.node_tokens_computed.get(segment.node, 0)
+                self.node_tokens_computed[segment.node] = before + computed
+
+    def _check_contexts(self, chunks: list[Chunk]) -> None:
+        """What a chunk reads is its prompt and answer from the first token to its own end."""
+        for chunk in chunks:
+            prompt, answer = self._text(chunk.segment)
+            slots = chunk.segment.slots[: chunk.end].tolist()
+            for above in ancestors(chunk.segment):
+                assert len(above.slots) == len(above.blocks) * BLOCK_TOKENS
+                slots = above.slots[: len(above.tokens)].tolist() + slots
+            context = [self.memory[slot] for slot in slots]
+            assert context == (prompt + answer)[: len(context)]
+            assert len(context) == chunk.segment.position + chunk.end
+
+    def _text(self, segment: Segment) -> tuple[list[int], list[int]]:
+        """Prompt and whole answer of the first prompt below the segment."""
+        index = int(self.plan.tree.order[segment.rank])
+        answer = [answer_token(index, produced) for produced in range(self.answer_lengths[index])]
+        return self.plan.prompts[index].tolist(), answer
+
+    def _check_end(self) -> None:
+        """Every prompt is answered once and whole, and all memory is free."""
+        batcher, counts = self.batcher, self.batcher.counts
+        assert sorted(self.answers) == list(range(len(self.plan.prompts)))
+        for index, answer in self.answers.items():
+            length = self.answer_lengths[index]
+            assert answer == [answer_token(index, produced) for produced in range(length)]
+        assert not batcher.running
+        assert batcher.ledger.used == len(self.reserved)
+        assert not any(segment.blocks for segment in self.segments.values())
+        assert counts.completion_tokens == sum(self.answer_lengths)
+        assert counts.computed_prompt_tokens == self.prompt_tokens_computed
+        cached = int(self.plan.prompts.lengths.sum()) - sum(self.cached_tokens.values())
+        assert cached == counts.computed_prompt_tokens
+        assert batcher.next_step() == [], "a finished plan goes on"
