@@ -83,7 +83,7 @@ class Prompts:
         return int(self.lengths.sum())
 
     def end_to_end(self, dtype: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-        """A copy as this dtype, one prompt behind the other, and where each begins and the last ends.
+        """A copy as this dtype, one prompt behind the other, and the places between them.
 
         Returns:
             token ids  # [tokens]

@@ -6,7 +6,6 @@ pass keys are written before they are read, so a shared prefix costs no bubble.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 
@@ -14,9 +13,11 @@ import numpy as np
 
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, KVLedger, blocks_for
 from batchpipe.planner.lengths import OutputLengths
+from batchpipe.planner.live_tree import LiveTree
 from batchpipe.planner.memory import peak_blocks
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.segment import Chunk, Segment, Sequence
+from batchpipe.planner.waiting import Waiting
 
 
 @dataclass(slots=True)
@@ -43,16 +44,11 @@ class TokenBatcher:
         self.plan = plan
         self.step_tokens = step_tokens
         self.ledger = KVLedger(kv_blocks)
-        self.counts = Counts()
-        self.lengths = OutputLengths()
+        self.tree = LiveTree(plan, self.ledger)
+        self.waiting = Waiting(plan)
         self.running: list[Sequence] = []  # in order of admission
-        self._preempted: deque[Sequence] = deque()
-        self._next = 0  # place in plan.order
-        self._nodes: dict[int, Segment] = {}  # live shared segments by tree node
-        self._shared_blocks = 0  # blocks of the nodes that running sequences read, when computed
-        self._due = (plan.tree.last - plan.tree.first).tolist()  # sequences to finish below a node
-        self._place_of_rank = np.empty(len(plan.prompts), dtype=np.int32)
-        self._place_of_rank[plan.rank_of[plan.order]] = np.arange(len(plan.prompts))
+        self.lengths = OutputLengths()
+        self.counts = Counts()
 
     # ---- forming a step -------------------------------------------------------------------
 
@@ -61,7 +57,7 @@ class TokenBatcher:
         chunks: list[Chunk] = []
         budget = self._schedule_decodes(chunks)
         scheduled = {id(chunk.segment): chunk.end for chunk in chunks}
-        for sequence in list(self.running):
+        for sequence in self.running:
             if budget <= 0:
                 break
             if id(sequence.tail) not in scheduled:
@@ -71,9 +67,11 @@ class TokenBatcher:
             if admitted is None:
                 break
             budget = self._schedule_prefill(admitted, chunks, scheduled, budget)
-        if not chunks and self.running:
-            self._preempt(self.running[-1])  # prefills block one another: the first gets the room
-            return self.next_step()
+        # The forecast lets no sequence in whose prompt has no room, so something can always go on.
+        assert chunks or not self.running, (
+            f"prompt {self.running[-1].index} does not fit into {self.ledger.total} KV blocks, "
+            f"{self.ledger.free} of them free"
+        )
         chunks.sort(key=lambda chunk: (chunk.segment.rank, chunk.segment.position))
         return chunks
 
@@ -103,7 +101,7 @@ class TokenBatcher:
                 budget -= end - start
                 self._count_prompt_tokens(sequence, segment, start, end)
             if end < len(segment.tokens):
-                return 0 if budget <= 0 else budget
+                break
         return budget
 
     def _count_prompt_tokens(
@@ -115,64 +113,26 @@ class TokenBatcher:
         self.counts.computed_prompt_tokens += computed
         sequence.cached_tokens -= computed
 
-    # ---- admission --------------------------------------------------------------------------
+    # ---- admission and preemption -----------------------------------------------------------
 
     def _admit(self) -> Sequence | None:
-        """The next sequence, running now, where the forecast of the peak KV allows it."""
-        if self._preempted:
-            sequence = self._preempted[0]
-        elif self._next < len(self.plan.order):
-            sequence = self._make_sequence(int(self.plan.order[self._next]))
-        else:
+        """The first in line, running now, where the forecast of the peak KV allows it."""
+        sequence = self.waiting.peek()
+        if sequence is None or (self.running and not self._fits(sequence)):
             return None
-        if self.running and not self._fits(sequence):
-            return None
-        if self._preempted:
-            self._preempted.popleft()
-        else:
-            self._next += 1
-        sequence.path = self._open_path(sequence.index)
-        for segment in sequence.path:
-            segment.users += 1
-            if segment.users == 1:
-                self._shared_blocks += blocks_for(len(segment.tokens))
-        sequence.tail.users = 1
+        self.waiting.advance()
+        sequence.path = self.tree.enter(sequence.index)
         sequence.tail.parent = sequence.path[-1] if sequence.path else None
+        sequence.tail.users = 1
         self.running.append(sequence)
         return sequence
-
-    def _make_sequence(self, index: int) -> Sequence:
-        rank = int(self.plan.rank_of[index])
-        start = int(self.plan.tree.tail_start[rank])
-        tail = Segment(-1, start, rank, self.plan.prompts[index][start:].tolist())
-        return Sequence(index, len(self.plan.prompts[index]), tail)
-
-    def _open_path(self, index: int) -> tuple[Segment, ...]:
-        """The prompt's shared segments, root first; those not alive are made, not computed."""
-        tree, rank = self.plan.tree, int(self.plan.rank_of[index])
-        path: list[Segment] = []
-        for node in tree.path(rank):
-            parent = path[-1] if path else None
-            segment = self._nodes.get(node)
-            if segment is None:
-                start, end = int(tree.start[node]), int(tree.end[node])
-                tokens = self.plan.prompts[index][start:end].tolist()
-                segment = Segment(node, start, int(tree.first[node]), tokens)
-                self._nodes[node] = segment
-            segment.parent = parent  # made anew, perhaps, since this node was last used
-            path.append(segment)
-        return tuple(path)
 
     def _fits(self, candidate: Sequence) -> bool:
         """True where the running set and the candidate stay within the blocks to their ends."""
         sequences = [*self.running, candidate]
         held = np.fromiter((len(s.tail.tokens) for s in sequences), np.int64, len(sequences))
         left = np.fromiter((self._remaining(s) for s in sequences), np.int64, len(sequences))
-        tree, shared = self.plan.tree, self._shared_blocks
-        for node in tree.path(int(self.plan.rank_of[candidate.index])):
-            segment = self._nodes.get(node)
-            if segment is None or not segment.users:
-                shared += blocks_for(int(tree.end[node] - tree.start[node]))
+        shared = self.tree.blocks_with(candidate.index)
         return shared + peak_blocks(held, left) <= self.ledger.total
 
     def _remaining(self, sequence: Sequence) -> int:
@@ -181,22 +141,35 @@ class TokenBatcher:
             sequence.produced, sampling.max_tokens, self.plan.exact_lengths(sequence.index)
         )
 
-    # ---- KV blocks --------------------------------------------------------------------------
+    def _preempt(self, sequence: Sequence) -> None:
+        """The sequence waits again at the front, its own KV freed, its tokens kept."""
+        assert len(self.running) > 1, (  # alone it would be computed again and again, for nothing
+            f"prompt {sequence.index} alone does not fit into {self.ledger.total} KV blocks"
+        )
+        self.counts.preemptions += 1
+        self._leave(sequence)
+        self.waiting.put_back(sequence)
+
+    def _leave(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.tree.leave(sequence.path)
+        sequence.tail.users = 0
+        self.ledger.give_back(sequence.tail.release())
 
     def _reserve(self, segment: Segment, tokens: int, *, preempt: bool) -> bool:
         """Blocks for the segment's first ``tokens`` are owned; False where room cannot be made."""
         missing = blocks_for(tokens) - len(segment.blocks)
-        while missing > self.ledger.free and self._evict_idle():
-            pass
-        while preempt and missing > self.ledger.free:
+        while missing > self.ledger.free:
+            evicted = self.tree.evict(self.waiting.next_use)
+            if evicted is not None:
+                self.counts.evicted_tokens += evicted
+                continue
+            if not preempt:
+                return False
             victim = self.running[-1]
             self._preempt(victim)
             if victim.tail is segment:
                 return False
-            while missing > self.ledger.free and self._evict_idle():
-                pass
-        if missing > self.ledger.free:
-            return False
         if missing == 1 and segment.blocks:
             segment.blocks.append(self.ledger.take_after(segment.blocks[-1]))
         elif missing > 0:
@@ -204,53 +177,6 @@ class TokenBatcher:
         held = self.ledger.used * BLOCK_TOKENS
         self.counts.peak_kv_tokens = max(self.counts.peak_kv_tokens, held)
         return True
-
-    def _evict_idle(self) -> bool:
-        """One idle shared node gives its KV back: the leaf whose next use is farthest (Belady)."""
-        parents = {id(s.parent) for s in self._nodes.values() if s.parent is not None and s.blocks}
-        idle = [
-            segment
-            for segment in self._nodes.values()
-            if not segment.users and segment.blocks and id(segment) not in parents
-        ]
-        if not idle:
-            return False
-        farthest = max(idle, key=self._next_use)
-        self.counts.evicted_tokens += farthest.computed
-        self.ledger.give_back(farthest.release())
-        del self._nodes[farthest.node]
-        return True
-
-    def _next_use(self, segment: Segment) -> int:
-        """Place in the order of the next admission below the node; preempted ones come before 0."""
-        first, last = (
-            int(self.plan.tree.first[segment.node]),
-            int(self.plan.tree.last[segment.node]),
-        )
-        for place, sequence in enumerate(self._preempted, start=-len(self._preempted)):
-            if first <= sequence.tail.rank < last:
-                return place
-        places = self._place_of_rank[first:last]
-        coming = places[places >= self._next]
-        return int(coming.min()) if len(coming) else len(self.plan.order)
-
-    def _preempt(self, sequence: Sequence) -> None:
-        """The sequence waits again at the front, its own KV freed, its tokens kept."""
-        assert len(self.running) > 1, (  # alone it would be computed again and again, for nothing
-            f"prompt {sequence.index} alone does not fit into {self.ledger.total} KV blocks"
-        )
-        self.counts.preemptions += 1
-        self.running.remove(sequence)
-        self._leave(sequence)
-        self._preempted.appendleft(sequence)
-
-    def _leave(self, sequence: Sequence) -> None:
-        for segment in sequence.path:
-            segment.users -= 1
-            if not segment.users:
-                self._shared_blocks -= blocks_for(len(segment.tokens))
-        sequence.tail.users = 0
-        self.ledger.give_back(sequence.tail.release())
 
     # ---- after a step -------------------------------------------------------------------------
 
@@ -270,10 +196,5 @@ class TokenBatcher:
         """The sequence is answered; nodes that nobody below still needs are freed."""
         if ended_itself:
             self.lengths.add(sequence.produced)
-        self.running.remove(sequence)
         self._leave(sequence)
-        for segment in sequence.path:
-            self._due[segment.node] -= 1
-            if not self._due[segment.node]:
-                self.ledger.give_back(segment.release())
-                del self._nodes[segment.node]
+        self.tree.answered(sequence.path)

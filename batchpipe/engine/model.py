@@ -48,7 +48,7 @@ class Decoder:
 
 
 def refuse_unserved(config: Any, name: str) -> None:
-    """Raise `UnsupportedModelError` where the configuration shows that the model cannot be served."""
+    """Raise `UnsupportedModelError` where the configuration says that it cannot be served."""
     kind = type(config).__name__
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
 
