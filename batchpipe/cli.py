@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 import batchpipe
 from batchpipe.config import DTYPES, ON_TOO_LONG, JobOptions, RunOptions
-from batchpipe.errors import BatchpipeError
+from batchpipe.errors import BatchpipeError, Interrupted, StoppedEarly
 from batchpipe.planner.order import ORDERS
+from batchpipe.run.stop import Terminated, raising_terminated
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -22,9 +24,12 @@ Exit codes:
     1    the run failed
     2    wrong usage, found before any work
     3    finished, with more error rows than --max-errors
-    75   stopped early (SIGTERM); the same command goes on
+    75   stopped early (SIGTERM, disk full); the same command goes on
     130  interrupted (Ctrl-C); the same command goes on
 """
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+GOES_ON = "what is finished is on disk, and the same command goes on from there"
 
 SAMPLING_OPTIONS = (
     click.option("--max-tokens", type=int, help="Most tokens of an answer [default: 256]."),
@@ -149,10 +154,33 @@ def _print(report: Any, as_json: bool) -> None:
     click.echo(json.dumps(report.as_json(), ensure_ascii=False) if as_json else str(report))
 
 
-def main() -> None:
-    """Run the command and exit with its code; an error is one sentence on stderr."""
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit with its code; whatever stops it is one sentence on stderr."""
+    with raising_terminated():
+        sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: Sequence[str] | None) -> int:
     try:
-        commands(standalone_mode=True)
+        commands.main(arguments, prog_name="batchpipe", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _stopped(Interrupted(f"interrupted by Ctrl-C; {GOES_ON}"))
+    except Terminated:
+        return _stopped(StoppedEarly(f"stopped by SIGTERM; {GOES_ON}"))
     except BatchpipeError as error:
-        click.echo(f"batchpipe: {error}", err=True)
-        sys.exit(error.exit_code)
+        return _stopped(error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        reason = f"{where}{error.strerror or error}"
+        if error.errno not in DISK_FULL:
+            return _stopped(BatchpipeError(reason))
+        return _stopped(StoppedEarly(f"{reason}; free some space: {GOES_ON}"))
+    return 0
+
+
+def _stopped(error: BatchpipeError) -> int:
+    click.echo(f"batchpipe: {error}", err=True)
+    return error.exit_code

@@ -6,6 +6,9 @@
     └── StoppedEarly          exit 75  stopped, and the same command goes on from here
         └── Interrupted       exit 130 the same, by Ctrl-C
 
+A full disk exits 75 as well: once there is room, the same command goes on. Any other ``OSError``
+exits 1.
+
 A bad row is none of these: it becomes a result row with ``status = error`` and a sentence.
 """
 

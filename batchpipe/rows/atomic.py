@@ -14,7 +14,7 @@ def written_whole(path: str) -> Iterator[BinaryIO]:
     """When the block ends, ``path`` has all that it wrote, on disk; when it fails, the old file.
 
     The bytes go to a hidden name in the same folder, are synced, and take the name by one rename.
-    A full disk is the ``OSError`` that it is.
+    A full disk is the ``OSError`` that it is, with ``path`` as its file name.
     """
     path = os.path.realpath(path)
     folder = os.path.dirname(path)
@@ -26,9 +26,11 @@ def written_whole(path: str) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = path, None
         raise
     _sync_folder(folder)
 

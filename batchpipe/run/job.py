@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from batchpipe.config import JobOptions, RunOptions, allowed_errors
 from batchpipe.engine.model import choose_device, choose_dtype, refuse_unserved
-from batchpipe.errors import Interrupted, StoppedEarly
+from batchpipe.errors import ConfigError, Interrupted, StoppedEarly
+from batchpipe.planner.plan import make_plan
 from batchpipe.rows.output_path import check_output
 from batchpipe.rows.results import Result, write_results
 from batchpipe.run.execute import Executed, execute
 from batchpipe.run.fingerprint import fingerprint
-from batchpipe.run.journal import Journal
+from batchpipe.run.journal import Journal, read_manifest
 from batchpipe.run.kv_memory import kv_blocks_before_loading
-from batchpipe.run.language import load_language
+from batchpipe.run.language import Language, load_config, load_language
 from batchpipe.run.prepare import Job, plan_job, prepare, read_job_rows
 from batchpipe.run.summary import Summary
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ready:
+    """A job that may run, the model's language, and what it will run on."""
+
+    job: Job
+    language: Language
+    device: torch.device
+    dtype: str
+    kv_blocks: int | None
 
 
 def run(options: JobOptions, run_options: RunOptions) -> Summary:
@@ -31,53 +45,82 @@ def run(options: JobOptions, run_options: RunOptions) -> Summary:
         StoppedEarly: after SIGTERM or Ctrl-C (`Interrupted`); what is finished is on disk
     """
     started = time.perf_counter()
-    allowed_errors(run_options.max_errors, 0)
-    folder = Path(run_options.run_dir or f"{run_options.out}.run")
-    resumable = (folder / "manifest.json").is_file()
-    check_output(
-        run_options.out, overwrite=run_options.overwrite or resumable, source=options.input
-    )
-    device = choose_device(options.device)
-    rows, template = read_job_rows(options)
-    language = load_language(
-        options.model, revision=options.revision, trust_remote_code=options.trust_remote_code
-    )
-    refuse_unserved(language.config, options.model)
-    dtype = choose_dtype(options.dtype, language.config, device)
-    kv_blocks = kv_blocks_before_loading(options, language.shape, device.type, dtype)
-    whole = prepare(options, rows, template, language)
+    folder, own_output = _check_places(options, run_options)
+    ready = _make_ready(options)
+    rows = ready.job.rows
     journal = Journal.open(
-        folder, fingerprint(options, rows, dtype), overwrite=run_options.overwrite
+        folder,
+        fingerprint(options, rows, ready.dtype),
+        output=os.path.realpath(run_options.out),
+        overwrite=run_options.overwrite,
     )
-    if journal.summary is not None and Path(run_options.out).is_file():
+    finished = _finished(journal, run_options) if own_output else None
+    if finished is not None:
         print(f"{folder}: this run is complete, nothing to do", file=sys.stderr)
-        return Summary(**journal.summary)
+        return finished
     earlier = list(journal.results.values())
-    left = set(whole.runnable.tolist()) - journal.results.keys()
-    job, plan = plan_job(whole.only(left), options.order, kv_blocks)
+    left = set(ready.job.runnable.tolist()) - journal.results.keys()
+    job, plan = plan_job(ready.job.only(left), options.order, ready.kv_blocks)
     _record(journal, job.faults)
-    planned = time.perf_counter()
+    plan_seconds = time.perf_counter() - started
     executed = execute(
         job,
         plan,
-        language,
+        ready.language,
         journal,
         options,
-        kv_blocks=kv_blocks,
+        kv_blocks=ready.kv_blocks,
         step_tokens=run_options.step_tokens,
-        device=device,
-        dtype=dtype,
+        device=ready.device,
+        dtype=ready.dtype,
     )
     _record(journal, executed.faults)
     if executed.stopped_by is not None:
         raise _stopped(executed.stopped_by, journal, len(rows))
     results = [journal.results[row] for row in range(len(rows))]
     write_results(rows, results, run_options.out, with_token_ids=run_options.with_token_ids)
-    summary = _summary(
-        whole, executed, results, earlier, options, run_options, device, dtype, planned - started
-    )
+    summary = _summary(ready, executed, results, earlier, options, run_options, plan_seconds)
     journal.finish(summary.as_json())
     return summary
+
+
+def _make_ready(options: JobOptions) -> _Ready:
+    """Everything checked and tokenized, short of the weights."""
+    device = choose_device(options.device)
+    rows, template = read_job_rows(options)
+    config = load_config(options)
+    refuse_unserved(config, options.model)
+    language = load_language(options, config)
+    dtype = choose_dtype(options.dtype, config, device)
+    kv_blocks = kv_blocks_before_loading(options, language.shape, device.type, dtype)
+    return _Ready(prepare(options, rows, template, language), language, device, dtype, kv_blocks)
+
+
+def _check_places(options: JobOptions, run_options: RunOptions) -> tuple[Path, bool]:
+    """The run directory, and whether OUT is what its run writes and may write again."""
+    allowed_errors(run_options.max_errors, 0)
+    out = run_options.out
+    folder = Path(run_options.run_dir or f"{out}.run")
+    if os.path.realpath(folder) == os.path.realpath(out):
+        raise ConfigError(f"--run-dir {folder} is OUT itself; choose another directory")
+    manifest = read_manifest(folder)
+    own_output = manifest is not None and manifest.get("output") == os.path.realpath(out)
+    check_output(out, overwrite=run_options.overwrite or own_output, source=options.input)
+    return folder, own_output
+
+
+def _finished(journal: Journal, run_options: RunOptions) -> Summary | None:
+    """The summary of this run where all of it is done, OUT with these very columns included."""
+    if journal.summary is None or not Path(run_options.out).is_file():
+        return None
+    summary = Summary(**journal.summary)
+    if summary.with_token_ids != run_options.with_token_ids:
+        return None
+    return replace(summary, exit_code=_exit_code(summary.failed, summary.rows, run_options))
+
+
+def _exit_code(failed: int, rows: int, run_options: RunOptions) -> int:
+    return 3 if failed > allowed_errors(run_options.max_errors, rows) else 0
 
 
 def _record(journal: Journal, faults: dict[int, str]) -> None:
@@ -99,23 +142,22 @@ def _stopped(by: signal.Signals, journal: Journal, rows: int) -> StoppedEarly:
 
 
 def _summary(
-    job: Job,
+    ready: _Ready,
     executed: Executed,
     results: list[Result],
     earlier: list[Result],
     options: JobOptions,
     run_options: RunOptions,
-    device: torch.device,
-    dtype: str,
     plan_seconds: float,
 ) -> Summary:
-    counts, plan = executed.counts, executed.plan
+    counts, plan, job = executed.counts, executed.plan, ready.job
+    if earlier:  # this session planned only what was left
+        plan = make_plan(job.prompts, job.samplings, order="input")
     failed = sum(result.status != "success" for result in results) - len(job.skipped)
     prompt_tokens = sum(result.prompt_tokens for result in results)
     computed = counts.computed_prompt_tokens + sum(
         result.prompt_tokens - result.cached_tokens for result in earlier
     )
-    too_many = failed > allowed_errors(run_options.max_errors, len(results))
     return Summary(
         rows=len(results),
         succeeded=sum(result.status == "success" for result in results),
@@ -135,9 +177,10 @@ def _summary(
         load_seconds=round(executed.load_seconds, 3),
         run_seconds=round(executed.run_seconds, 3),
         order=options.order,
-        dtype=dtype,
-        device=device.type,
+        dtype=ready.dtype,
+        device=ready.device.type,
         output=run_options.out,
         run_dir=str(Path(run_options.run_dir or f"{run_options.out}.run")),
-        exit_code=3 if too_many else 0,
+        with_token_ids=run_options.with_token_ids,
+        exit_code=_exit_code(failed, len(results), run_options),
     )

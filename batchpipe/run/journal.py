@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from batchpipe.errors import ConfigError
 from batchpipe.rows.atomic import written_whole
 from batchpipe.rows.results import COLUMNS, Result
+from batchpipe.rows.words import shown
 
 SCHEMA_VERSION = 1
 FLUSH_SECONDS = 5.0
@@ -41,25 +42,27 @@ class Journal:
         self._parts = len(list((folder / "parts").glob("*.parquet")))
 
     @classmethod
-    def open(cls, folder: Path, fingerprint: dict[str, Any], *, overwrite: bool) -> Journal:
+    def open(
+        cls, folder: Path, fingerprint: dict[str, Any], *, output: str, overwrite: bool
+    ) -> Journal:
         """The journal of this very run: its results so far, or a new one.
 
         Raises:
             ConfigError: the directory belongs to a run of something else, and how it differs
         """
-        manifest = folder / "manifest.json"
-        if overwrite and manifest.is_file():
-            shutil.rmtree(folder)
-        if not manifest.is_file():
-            if folder.is_dir() and any(folder.iterdir()):
-                raise ConfigError(
-                    f"{folder} is no run directory and not empty; choose another --run-dir"
-                )
-            (folder / "parts").mkdir(parents=True, exist_ok=True)
-            _write_json(manifest, {"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint})
-            return cls(folder, {}, None)
-        known = json.loads(manifest.read_text())
-        _check_same(folder, known, fingerprint)
+        known = read_manifest(folder)
+        if known is None:
+            _refuse_foreign(folder)
+        elif overwrite or _is_barren(folder):
+            _discard(folder)
+            known = None
+        else:
+            _check_same(folder, known, fingerprint)
+        _make_folder(folder)
+        manifest = {"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint, "output": output}
+        if manifest != known:
+            _write_json(folder / "manifest.json", manifest)
+        (folder / "parts").mkdir(exist_ok=True)
         summary_file = folder / "summary.json"
         summary = json.loads(summary_file.read_text()) if summary_file.is_file() else None
         return cls(folder, _read_parts(folder / "parts"), summary)
@@ -95,12 +98,61 @@ class Journal:
         _write_json(self.folder / "summary.json", summary)
 
 
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What the directory is a run of; None where it is none."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{folder / 'manifest.json'} cannot be read ({error}); choose another --run-dir"
+        ) from error
+    if not isinstance(manifest, dict) or "fingerprint" not in manifest:
+        raise ConfigError(
+            f"{folder / 'manifest.json'} is none of a run of batchpipe; choose another --run-dir"
+        )
+    return manifest
+
+
+def _discard(folder: Path) -> None:
+    """The directory is no run any more; files that no run writes stay. The manifest goes last."""
+    (folder / "summary.json").unlink(missing_ok=True)
+    if (folder / "parts").is_dir():
+        shutil.rmtree(folder / "parts")
+    (folder / "manifest.json").unlink()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the run directory {folder} cannot be made ({error.strerror}); choose another "
+            f"with --run-dir"
+        ) from error
+
+
+def _is_barren(folder: Path) -> bool:
+    """True where the run ended before it had a result: its model had no weights, say."""
+    return not (folder / "summary.json").exists() and not any((folder / "parts").glob("*.parquet"))
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise where the directory holds what a run killed at its very start cannot have left."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; choose another --run-dir")
+    left = () if not folder.exists() else folder.iterdir()
+    if any(not path.name.startswith(".manifest.json.") for path in left):
+        raise ConfigError(f"{folder} is no run directory and not empty; choose another --run-dir")
+
+
 def _check_same(folder: Path, known: dict[str, Any], fingerprint: dict[str, Any]) -> None:
     if known.get("schema_version") != SCHEMA_VERSION:
         raise ConfigError(f"{folder} was written by another version; give --overwrite or --run-dir")
     before = known["fingerprint"]
     changed = [
-        f"{name} was {before.get(name)!r} and is {fingerprint.get(name)!r}"
+        f"{name} was {shown(before.get(name))} and is {shown(fingerprint.get(name))}"
         for name in sorted({*before, *fingerprint})
         if before.get(name) != fingerprint.get(name)
     ]

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchpipe.errors import ConfigError
+from batchpipe.config import JobOptions
+from batchpipe.errors import ConfigError, UnsupportedModelError
 from batchpipe.planner.model_shape import ModelShape
+from batchpipe.rows.parameters import check_sampling
 
 TOKENIZED_AT_ONCE = 1024  # prompts; bounds the tokenizer's own objects
 
@@ -25,7 +27,7 @@ class Language:
     defaults: dict[str, Any]  # sampling defaults of generation_config.json
 
     def tokenize(self, texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
-        """Token ids of every text; ``special_tokens`` adds what the tokenizer adds to a plain text."""
+        """Token ids of every text; ``special_tokens`` adds those that a plain text begins with."""
         ids: list[list[int]] = []
         for start in range(0, len(texts), TOKENIZED_AT_ONCE):
             some = list(texts[start : start + TOKENIZED_AT_ONCE])
@@ -46,62 +48,109 @@ class Language:
         return text
 
 
-def load_language(
-    name: str, *, revision: str | None = None, trust_remote_code: bool = False
-) -> Language:
-    """Configuration and tokenizer of a hub id or a local directory.
+def load_config(options: JobOptions) -> Any:  # transformers PreTrainedConfig
+    """Configuration of a hub id or a local directory.
 
     Raises:
-        ConfigError: the model is not there, or its directory lacks what a model needs
+        ConfigError: the model is not there, or its directory lacks a usable configuration
     """
     import transformers
 
+    name = options.model
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError(
             f"model directory {name} has no config.json; give a directory saved by save_pretrained"
         )
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        config = transformers.AutoConfig.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        raise ConfigError(_not_loaded("model", name, error)) from error
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        raise ConfigError(_not_loaded("tokenizer of model", name, error)) from error
-    generation = _generation_defaults(transformers, name, revision)
+        return transformers.AutoConfig.from_pretrained(name, **_source(options))
+    except Exception as error:  # each configuration class checks its fields in its own way
+        raise ConfigError(
+            f"model {name} cannot be loaded; give a hub id or a local model directory "
+            f"({_first_line(error)})"
+        ) from error
+
+
+def load_language(options: JobOptions, config: Any) -> Language:
+    """Tokenizer and generation defaults of the model with this configuration.
+
+    Raises:
+        ConfigError: the tokenizer is not there, or the defaults are out of range
+        UnsupportedModelError: the configuration is none of a decoder with attention
+    """
+    shape = _shape(options.model, config)
+    tokenizer = _load_tokenizer(options)
+    generation = _generation_defaults(options)
     eos = generation.get("eos_token_id", config.get_text_config().eos_token_id)
     if eos is None:
         eos = tokenizer.eos_token_id
     return Language(
-        name=name,
+        name=options.model,
         config=config,
         tokenizer=tokenizer,
-        shape=ModelShape.from_config(config.get_text_config().to_dict()),
+        shape=shape,
         eos_token_ids=frozenset([eos] if isinstance(eos, int) else eos or ()),
-        defaults=_sampling_defaults(generation),
+        defaults=_sampling_defaults(options.model, generation),
     )
 
 
-def _not_loaded(what: str, name: str, error: Exception) -> str:
-    first_line = str(error).strip().splitlines()[0]
-    return (
-        f"{what} {name} cannot be loaded; give a hub id or a local model directory ({first_line})"
-    )
+def _source(options: JobOptions) -> dict[str, Any]:
+    return {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
 
 
-def _generation_defaults(transformers: Any, name: str, revision: str | None) -> dict[str, Any]:
-    """What generation_config.json sets, nothing where there is none."""
+def _shape(name: str, config: Any) -> ModelShape:
     try:
-        generation = transformers.GenerationConfig.from_pretrained(name, revision=revision)
-    except OSError:
-        return {}
+        return ModelShape.from_config(config.get_text_config().to_dict())
+    except KeyError as missing:
+        raise UnsupportedModelError(
+            f"model {name} ({type(config).__name__}) cannot be served: its configuration has no "
+            f"{missing.args[0]}; choose another model"
+        ) from missing
+
+
+def _load_tokenizer(options: JobOptions) -> Any:
+    import transformers
+
+    name = options.model
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **_source(options))
+        usable = len(tokenizer) > len(tokenizer.all_special_ids)
+    except Exception as error:  # as do tokenizer classes
+        raise ConfigError(
+            f"the tokenizer of model {name} cannot be loaded; save one beside the model with "
+            f"save_pretrained ({_first_line(error)})"
+        ) from error
+    if not usable:  # transformers makes an empty one where the directory has no files of one
+        raise ConfigError(
+            f"model {name} has no tokenizer; save one beside the model with save_pretrained"
+        )
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _generation_defaults(options: JobOptions) -> dict[str, Any]:
+    """What generation_config.json sets, nothing where there is none."""
+    import transformers
+
+    name = options.model
+    try:
+        generation = transformers.GenerationConfig.from_pretrained(name, revision=options.revision)
+    except OSError as error:
+        if not (Path(name) / "generation_config.json").exists():
+            return {}
+        raise ConfigError(
+            f"generation_config.json of model {name} cannot be read; mend or remove it "
+            f"({_first_line(error)})"
+        ) from error
     given: dict[str, Any] = generation.to_diff_dict()
     return given
 
 
-def _sampling_defaults(generation: dict[str, Any]) -> dict[str, Any]:
+def _sampling_defaults(model: str, generation: dict[str, Any]) -> dict[str, Any]:
     """The same as sampling options: without ``do_sample`` a model answers greedily."""
     defaults: dict[str, Any] = {}
     if generation.get("do_sample"):
@@ -114,4 +163,10 @@ def _sampling_defaults(generation: dict[str, Any]) -> dict[str, Any]:
         defaults["repetition_penalty"] = generation["repetition_penalty"]
     if generation.get("max_new_tokens"):
         defaults["max_tokens"] = generation["max_new_tokens"]
+    try:
+        check_sampling(**defaults)
+    except ConfigError as error:
+        raise ConfigError(
+            f"generation_config.json of model {model}: {error}; mend or remove it"
+        ) from error
     return defaults

@@ -70,30 +70,20 @@ def read_job_rows(options: JobOptions) -> tuple[Rows, Template | None]:
 
 def prepare(options: JobOptions, rows: Rows, template: Template | None, language: Language) -> Job:
     """Every row tokenized, with its sampling parameters, or set aside with the reason."""
-    context = language.shape.context
-    limit = {"max_tokens": min(DEFAULT_MAX_TOKENS, max(1, context // 2))}
-    defaults = check_sampling(**{**limit, **language.defaults, **options.sampling})
-    if defaults.max_tokens >= context and "max_tokens" in options.sampling:
-        raise ConfigError(
-            f"--max-tokens {defaults.max_tokens} does not fit the context of {options.model}, "
-            f"which has {context} positions for prompt and answer together"
-        )
     table = build_prompts(
         rows,
         template=template,
         prompt_column=options.prompt_column,
         id_column=options.id_column,
     )
+    samplings = row_sampling(rows, _default_sampling(options, language))
     faults = dict(rows.faults)
-    for row, prompt in enumerate(table.prompts):
-        if isinstance(prompt, str):
-            faults.setdefault(row, prompt)
-    samplings = row_sampling(rows, defaults)
-    for row, sampling in enumerate(samplings):
-        if isinstance(sampling, str):
-            faults.setdefault(row, sampling)
+    for each in (table.prompts, samplings):
+        for row, value in enumerate(each):
+            if isinstance(value, str):
+                faults.setdefault(row, value)
     token_ids = _tokenize(table.prompts, faults, language)
-    lengths = _Lengths(options.on_too_long, context, language.shape.vocab)
+    lengths = _Lengths(options.on_too_long, language.shape.context, language.shape.vocab)
     runnable: list[int] = []
     kept: list[TokenIds] = []
     chosen: list[Sampling] = []
@@ -116,6 +106,20 @@ def prepare(options: JobOptions, rows: Rows, template: Template | None, language
     )
 
 
+def _default_sampling(options: JobOptions, language: Language) -> Sampling:
+    """How a row that says nothing is sampled: by the options, else by the model's own defaults."""
+    context = language.shape.context
+    limit = {"max_tokens": min(DEFAULT_MAX_TOKENS, max(1, context // 2))}
+    defaults = check_sampling(**{**limit, **language.defaults, **options.sampling})
+    if defaults.max_tokens >= context and "max_tokens" in options.sampling:
+        raise ConfigError(
+            f"--max-tokens {defaults.max_tokens} does not fit the context of {options.model}, "
+            f"which has {context} positions for prompt and answer together; lower it"
+        )
+    # A model's own default may be as long as its context.
+    return replace(defaults, max_tokens=min(defaults.max_tokens, max(1, context - 1)))
+
+
 def plan_job(job: Job, order: str, kv_blocks: int | None) -> tuple[Job, Plan]:
     """The plan, and the job without the rows that would not fit the KV memory even alone."""
     while True:
@@ -125,8 +129,9 @@ def plan_job(job: Job, order: str, kv_blocks: int | None) -> tuple[Job, Plan]:
         needed = alone_blocks(plan)[plan.first_prompt]
         faults = {
             int(job.runnable[place]): (
-                f"prompt and answer need {needed[place] * BLOCK_TOKENS} tokens of KV memory and --kv-memory "
-                f"holds {kv_blocks * BLOCK_TOKENS}; give more memory or lower max_tokens"
+                f"prompt and answer need {needed[place] * BLOCK_TOKENS} tokens of KV memory and "
+                f"--kv-memory holds {kv_blocks * BLOCK_TOKENS}; give more memory or lower "
+                f"max_tokens"
             )
             for place in np.flatnonzero(needed > kv_blocks).tolist()
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.model_shape import DTYPE_BYTES
 from batchpipe.planner.plan import Plan
 from batchpipe.run.kv_memory import blocks_for_all, kv_blocks_before_loading
-from batchpipe.run.language import Language, load_language
+from batchpipe.run.language import Language, load_config, load_language
 from batchpipe.run.prepare import plan_job, prepare, read_job_rows
 
 EXCERPT_CHARACTERS = 48
@@ -83,14 +84,13 @@ def hide_torch() -> None:
     """
     if "torch" not in sys.modules:
         sys.modules["torch"] = None  # type: ignore[assignment]
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is missing
 
 
 def preview(options: JobOptions) -> Preview:
     """The plan of these rows, without weights and without running anything."""
     rows, template = read_job_rows(options)
-    language = load_language(
-        options.model, revision=options.revision, trust_remote_code=options.trust_remote_code
-    )
+    language = load_language(options, load_config(options))
     dtype = _dtype(options.dtype, language)
     device = "cuda" if options.device == "cuda" else "cpu"
     kv_blocks = kv_blocks_before_loading(options, language.shape, device, dtype)

@@ -33,7 +33,7 @@ class Progress:
         if self._terminal:
             self._bar.set_postfix_str(rate, refresh=False)
             self._bar.update(done - self._done)
-        elif time.monotonic() - self._line_at >= LINE_SECONDS:
+        elif time.monotonic() - self._line_at >= LINE_SECONDS or done == self._rows:
             self._line_at = time.monotonic()
             left = (self._rows - done) * seconds / max(1, done - self._first)
             print(

@@ -4,7 +4,27 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
+
+
+class Terminated(BaseException):
+    """SIGTERM, where Ctrl-C would be a ``KeyboardInterrupt``; no ``except Exception`` keeps it."""
+
+
+@contextmanager
+def raising_terminated() -> Iterator[None]:
+    """Within the block SIGTERM raises `Terminated` instead of ending the process at once."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class StopSignals:

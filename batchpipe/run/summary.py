@@ -32,6 +32,7 @@ class Summary:
     device: str
     output: str
     run_dir: str
+    with_token_ids: bool
     exit_code: int
 
     def as_json(self) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def generate_command(batch_size: int, **job: Any) -> None:
 @click.option("--page-size", type=int, default=32, show_default=True, help="Tokens of a KV page.")
 @click.option("--cache-tokens", type=int, default=98304, show_default=True)
 @click.option("--batch-tokens", type=int, default=1024, show_default=True)
-@click.option("--batch-rows", type=int, default=1, show_default=True)
+@click.option("--batch-rows", type=int, default=4, show_default=True)
 def generate_batch_command(
     page_size: int, cache_tokens: int, batch_tokens: int, batch_rows: int, **job: Any
 ) -> None:
@@ -223,9 +223,9 @@ def generate_batch_command(
 
     The defaults are what was fastest on a CPU. Without flash attention one dense mask spans all
     requests of a step, so that attention grows with their square, and requests that start together
-    share no prefix: 160 rows of 4 prefixes took 49, 48, 60 s of one core with 2, 4, 8 rows a step
-    and 44 s with one (AVX-512, float32). The cache keeps all distinct tokens of 500 rows of
-    bbh_cot; below 15 % free space it would drop every prefix at once.
+    share no prefix: 500 rows of bbh_cot took 105, 93 and 168 s with 1, 4 and 16 rows a step (two
+    AVX-512 cores, bfloat16). The cache keeps all distinct tokens of those rows; below 15 % free
+    space it would drop every prefix at once.
     """
     limits = (page_size, cache_tokens, batch_tokens, batch_rows)
     answer_file(lambda model, work: continuous_generate(model, work, *limits), **job)
