@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+UNBOUNDED = 2**31 - 1  # the context of a model that names no limit
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
 
 
@@ -22,18 +21,21 @@ class ModelShape:
     context: int  # positions the model was made for
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ModelShape:
-        """Read the names that Hugging Face configurations use, with their usual defaults."""
-        heads = int(config["num_attention_heads"])
-        hidden = int(config["hidden_size"])
+    def from_config(cls, config: object) -> ModelShape:
+        """Read the attributes that Hugging Face configurations have, with their usual defaults.
+
+        Raises ``AttributeError`` where a needed size is missing.
+        """
+        heads: int = config.num_attention_heads  # type: ignore[attr-defined]
+        hidden: int = config.hidden_size  # type: ignore[attr-defined]
         return cls(
-            layers=int(config["num_hidden_layers"]),
+            layers=config.num_hidden_layers,  # type: ignore[attr-defined]
             hidden=hidden,
             heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
-            vocab=int(config["vocab_size"]),
-            context=int(config.get("max_position_embeddings") or 2**31 - 1),
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or hidden // heads,
+            vocab=config.vocab_size,  # type: ignore[attr-defined]
+            context=getattr(config, "max_position_embeddings", None) or UNBOUNDED,
         )
 
     def kv_bytes_per_token(self, dtype: str) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
@@ -22,8 +24,9 @@ HARMLESS = frozenset({"position_ids", "position_embeddings", "cache_position"})
 class PagedAttention:
     """Paged keys and values of every layer, and the attention function that reads them.
 
-    Registered under ``name`` in transformers' attention interface. `layout` is set before each
-    forward pass; the packed batch has one row, ``[1, heads, tokens, head_dim]``.
+    Registered under ``name`` in transformers' attention interface, which holds it weakly: with the
+    last reference its memory is free. `layout` is set before each forward pass; the packed batch
+    has one row, ``[1, heads, tokens, head_dim]``.
     """
 
     def __init__(
@@ -34,9 +37,9 @@ class PagedAttention:
         cache_shape = (shape.layers, blocks * BLOCK_TOKENS, shape.kv_heads, shape.head_dim)
         self.keys = torch.empty(cache_shape, dtype=dtype, device=device)
         self.values = torch.empty(cache_shape, dtype=dtype, device=device)
-        AttentionInterface.register(self.name, self)
+        AttentionInterface.register(self.name, _weakly(self))
 
-    def __call__(
+    def attend(
         self,
         module: torch.nn.Module,
         query: Tensor,  # [1, heads, tokens, head_dim]
@@ -75,3 +78,15 @@ class PagedAttention:
             s_aux,
         )
         return output.unsqueeze(0), None
+
+
+def _weakly(attention: PagedAttention) -> Callable[..., tuple[Tensor, None]]:
+    """The function that transformers keeps for the life of the process."""
+    reference = WeakMethod(attention.attend)
+
+    def forward(*given: Any, **named: Any) -> tuple[Tensor, None]:
+        method = reference()
+        assert method is not None, "the KV memory of this model is released"
+        return method(*given, **named)
+
+    return forward

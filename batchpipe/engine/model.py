@@ -118,16 +118,23 @@ def load_model(
     """The model with its weights on the device, in evaluation mode."""
     disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             name,
             config=config,
             dtype=getattr(torch, dtype),
             attn_implementation="eager",
             revision=revision,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError, LookupError, ValueError) as error:
         raise ConfigError(f"model {name}: its weights cannot be loaded: {error}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:  # transformers would go on with random numbers in their place
+        raise ConfigError(
+            f"model {name}: its checkpoint lacks {len(missing)} weights, among them {missing[0]}; "
+            f"the files are incomplete or belong to another model"
+        )
     model.eval().requires_grad_(False).to(device)
     if device.type == "cpu":
         pack_linears(model)
@@ -135,9 +142,8 @@ def load_model(
     return model
 
 
-def bind(model: Any, kv_blocks: int) -> Decoder:
+def bind(model: Any, shape: ModelShape, kv_blocks: int) -> Decoder:
     """The model with its attention bound to so many blocks of fresh paged KV."""
-    shape = ModelShape.from_config(model.config.get_text_config().to_dict())
     attention = PagedAttention(shape, kv_blocks, model.dtype, model.device)
     model.set_attn_implementation(attention.name)
     return Decoder(model, attention, model.device, model.dtype)

@@ -11,6 +11,7 @@ import torch
 from batchpipe.config import JobOptions
 from batchpipe.engine.engine import Engine
 from batchpipe.engine.model import bind, load_model
+from batchpipe.engine.self_check import check_attention
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.token_batcher import Counts
@@ -70,7 +71,8 @@ def execute(
         faults = {row: why for row, why in fitting.faults.items() if row not in job.faults}
         job = fitting
     kv_blocks = min(kv_blocks, blocks_for_all(plan))
-    decoder = bind(model, kv_blocks)
+    check_attention(model, language.shape, options.model)
+    decoder = bind(model, language.shape, kv_blocks)
     loaded = time.perf_counter()
     engine = Engine(
         decoder,

@@ -100,11 +100,11 @@ def _source(options: JobOptions) -> dict[str, Any]:
 
 def _shape(name: str, config: Any) -> ModelShape:
     try:
-        return ModelShape.from_config(config.get_text_config().to_dict())
-    except KeyError as missing:
+        return ModelShape.from_config(config.get_text_config())
+    except AttributeError as missing:
         raise UnsupportedModelError(
             f"model {name} ({type(config).__name__}) cannot be served: its configuration has no "
-            f"{missing.args[0]}; choose another model"
+            f"{missing.name}; choose another model"
         ) from missing
 
 

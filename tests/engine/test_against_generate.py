@@ -14,6 +14,7 @@ from transformers import AutoConfig
 
 from batchpipe.engine.engine import Answer, Engine
 from batchpipe.engine.model import bind, load_model
+from batchpipe.planner.model_shape import ModelShape
 from batchpipe.planner.order import ORDERS
 from batchpipe.planner.plan import make_plan
 from batchpipe.planner.request import Prompts, Sampling
@@ -37,7 +38,8 @@ def answers(
     plan = make_plan(Prompts.pack(prompts), samplings, order=order)
     config = AutoConfig.from_pretrained(model_dir)
     device = torch.device("cpu")
-    decoder = bind(load_model(str(model_dir), config, dtype="float32", device=device), kv_blocks)
+    model = load_model(str(model_dir), config, dtype="float32", device=device)
+    decoder = bind(model, ModelShape.from_config(config), kv_blocks)
     engine = Engine(
         decoder,
         plan,

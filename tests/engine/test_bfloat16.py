@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from batchpipe.engine.model import bind, load_model
 from batchpipe.engine.token_batch import form
+from batchpipe.planner.model_shape import ModelShape
 from batchpipe.planner.plan import make_plan
 from batchpipe.planner.request import Prompts, Sampling
 from batchpipe.planner.token_batcher import TokenBatcher
@@ -31,7 +32,8 @@ def prompts_with_a_long_prefix() -> list[list[int]]:
 def engine_logits(model_dir: Path, prompts: list[list[int]], dtype: str) -> torch.Tensor:
     device = torch.device("cpu")
     config = AutoConfig.from_pretrained(model_dir)
-    decoder = bind(load_model(str(model_dir), config, dtype=dtype, device=device), BLOCKS)
+    model = load_model(str(model_dir), config, dtype=dtype, device=device)
+    decoder = bind(model, ModelShape.from_config(config), BLOCKS)
     plan = make_plan(Prompts.pack(prompts), [Sampling(max_tokens=1)] * len(prompts))
     chunks = TokenBatcher(plan, BLOCKS, step_tokens=4096).next_step()
     batch = form(chunks, device)
