@@ -16,11 +16,10 @@ from transformers.utils.logging import disable_progress_bar
 from batchpipe.engine.attention import PagedAttention
 from batchpipe.engine.host_memory import keep_freed_memory
 from batchpipe.engine.linear import pack_linears
+from batchpipe.engine.served import refuse
 from batchpipe.engine.token_batch import TokenBatch
-from batchpipe.errors import ConfigError, UnsupportedModelError
+from batchpipe.errors import ConfigError
 from batchpipe.planner.model_shape import ModelShape
-
-SERVED_LAYERS = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,31 +46,19 @@ class Decoder:
         return logits
 
 
-def refuse_unserved(config: Any, name: str) -> None:
-    """Raise `UnsupportedModelError` where the configuration says that it cannot be served."""
-    kind = type(config).__name__
+def refuse_by_class(name: str, config: Any) -> None:
+    """Raise `UnsupportedModelError` where transformers' code for the model cannot be driven."""
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-
-    def refuse(reason: str) -> None:
-        raise UnsupportedModelError(f"model {name} ({kind}) cannot be served: {reason}")
-
     if architecture is None:
-        refuse("transformers has no causal language model for this configuration")
-    if getattr(config, "is_encoder_decoder", False):
-        refuse("it is an encoder-decoder; batchpipe serves decoders only")
-    unserved = set(getattr(config, "layer_types", None) or ()) - SERVED_LAYERS
-    if unserved:
-        refuse(f"it has {', '.join(sorted(unserved))} layers; batchpipe keeps keys and values only")
-    if getattr(config, "kv_lora_rank", None):
-        refuse("its latent attention has keys and values of different sizes")
+        refuse(name, config, "transformers has no causal language model for this configuration")
     if getattr(architecture, "_is_stateful", False):
-        refuse("its layers keep a recurrent state")
+        refuse(name, config, "its layers keep a recurrent state")
     if not getattr(architecture, "_supports_attention_backend", False):
-        refuse("its code does not use transformers' attention interface")
+        refuse(name, config, "its code does not use transformers' attention interface")
     parameters = inspect.signature(architecture.forward).parameters
     missing = {"position_ids", "logits_to_keep"} - set(parameters)
     if missing:
-        refuse(f"its forward takes no {' and no '.join(sorted(missing))}")
+        refuse(name, config, f"its forward takes no {' and no '.join(sorted(missing))}")
 
 
 def choose_device(wanted: str) -> torch.device:

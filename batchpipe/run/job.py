@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from batchpipe.config import JobOptions, RunOptions, allowed_errors
-from batchpipe.engine.model import choose_device, choose_dtype, refuse_unserved
+from batchpipe.engine.model import choose_device, choose_dtype, refuse_by_class
 from batchpipe.errors import ConfigError, Interrupted, StoppedEarly
 from batchpipe.planner.plan import make_plan
 from batchpipe.rows.output_path import check_output
@@ -89,7 +89,7 @@ def _make_ready(options: JobOptions) -> _Ready:
     device = choose_device(options.device)
     rows, template = read_job_rows(options)
     config = load_config(options)
-    refuse_unserved(config, options.model)
+    refuse_by_class(options.model, config)
     language = load_language(options, config)
     dtype = choose_dtype(options.dtype, config, device)
     kv_blocks = kv_blocks_before_loading(options, language.shape, device.type, dtype)

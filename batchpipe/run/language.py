@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from batchpipe.config import JobOptions
-from batchpipe.errors import ConfigError, UnsupportedModelError
+from batchpipe.engine.served import refuse, refuse_by_config
+from batchpipe.errors import ConfigError
 from batchpipe.planner.model_shape import ModelShape
 from batchpipe.rows.parameters import check_sampling
 
@@ -53,6 +54,7 @@ def load_config(options: JobOptions) -> Any:  # transformers PreTrainedConfig
 
     Raises:
         ConfigError: the model is not there, or its directory lacks a usable configuration
+        UnsupportedModelError: the configuration is none that the engine serves
     """
     import transformers
 
@@ -63,12 +65,14 @@ def load_config(options: JobOptions) -> Any:  # transformers PreTrainedConfig
             f"model directory {name} has no config.json; give a directory saved by save_pretrained"
         )
     try:
-        return transformers.AutoConfig.from_pretrained(name, **_source(options))
+        config = transformers.AutoConfig.from_pretrained(name, **_source(options))
     except Exception as error:  # each configuration class checks its fields in its own way
         raise ConfigError(
             f"model {name} cannot be loaded; give a hub id or a local model directory "
             f"({_first_line(error)})"
         ) from error
+    refuse_by_config(name, config)
+    return config
 
 
 def load_language(options: JobOptions, config: Any) -> Language:
@@ -76,7 +80,7 @@ def load_language(options: JobOptions, config: Any) -> Language:
 
     Raises:
         ConfigError: the tokenizer is not there, or the defaults are out of range
-        UnsupportedModelError: the configuration is none of a decoder with attention
+        UnsupportedModelError: the configuration lacks the sizes of a decoder
     """
     shape = _shape(options.model, config)
     tokenizer = _load_tokenizer(options)
@@ -102,10 +106,7 @@ def _shape(name: str, config: Any) -> ModelShape:
     try:
         return ModelShape.from_config(config.get_text_config())
     except AttributeError as missing:
-        raise UnsupportedModelError(
-            f"model {name} ({type(config).__name__}) cannot be served: its configuration has no "
-            f"{missing.name}; choose another model"
-        ) from missing
+        refuse(name, config, f"its configuration has no {missing.name}")
 
 
 def _load_tokenizer(options: JobOptions) -> Any:

@@ -16,14 +16,16 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BloomConfig,
+    DeepseekV3Config,
     GPT2Config,
     GPTBigCodeConfig,
     MambaConfig,
     T5Config,
 )
 
-from batchpipe.engine.model import load_model, refuse_unserved
+from batchpipe.engine.model import load_model, refuse_by_class
 from batchpipe.engine.self_check import check_attention
+from batchpipe.engine.served import refuse_by_config
 from batchpipe.errors import ConfigError, UnsupportedModelError
 from batchpipe.planner.model_shape import ModelShape
 
@@ -33,15 +35,20 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (T5Config(), "no causal language model"),
-        (MambaConfig(), "linear_attention layers"),
-        (BloomConfig(), "attention interface"),
+        (T5Config(), "it is an encoder-decoder"),
+        (MambaConfig(), "it has linear_attention layers"),
+        (DeepseekV3Config(), "keys and values of different sizes"),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_refused_by_configuration(config: Any, reason: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=f"model some/name .*({reason})"):
-        refuse_unserved(config, "some/name")
+    with pytest.raises(UnsupportedModelError, match=f"model some/name .*{reason}"):
+        refuse_by_config("some/name", config)
+
+
+def test_refused_by_class() -> None:
+    with pytest.raises(UnsupportedModelError, match="BloomConfig.*attention interface"):
+        refuse_by_class("some/name", BloomConfig())
 
 
 @pytest.mark.parametrize("name", list(TINY_MODELS))
@@ -50,7 +57,7 @@ def test_served_models_pass_the_self_check(
     tiny_model: Callable[[str], Path], name: str, dtype: str
 ) -> None:
     config = AutoConfig.from_pretrained(tiny_model(name))
-    refuse_unserved(config, name)
+    refuse_by_class(name, config)
     model = load_model(str(tiny_model(name)), config, dtype=dtype, device=CPU)
     check_attention(model, ModelShape.from_config(config), name)
 
@@ -60,7 +67,7 @@ def test_other_families_are_served_exactly_or_refused(family: Any, tmp_path: Pat
     config = family(n_embd=32, n_layer=2, n_head=4, n_positions=64, vocab_size=96)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with suppress(UnsupportedModelError):
-        refuse_unserved(config, "family")
+        refuse_by_class("family", config)
         model = load_model(str(tmp_path), config, dtype="float32", device=CPU)
         check_attention(model, ModelShape.from_config(config), "family")
 

@@ -81,7 +81,7 @@ def test_broken_defaults_are_named(
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (T5Config, "transformers has no causal language model for this configuration"),
+        (T5Config, "it is an encoder-decoder, and batchpipe serves decoders only"),
         (MambaConfig, "it has linear_attention layers"),
     ],
 )
@@ -90,11 +90,8 @@ def test_a_model_that_cannot_be_served_is_refused_with_the_reason(
 ) -> None:
     folder = tmp_path / "other"
     config().save_pretrained(folder)
-    of_run, of_plan = sentences(job, folder)
-    for sentence in (of_run, of_plan):
-        assert f"{folder} ({config.__name__}) cannot be served" in sentence
-    assert reason in of_run
-    assert "has no num_attention_heads" in of_plan  # which knows no model code
+    for sentence in sentences(job, folder):
+        assert f"{folder} ({config.__name__}) cannot be served: {reason}" in sentence
 
 
 def test_a_model_without_tokenizer_is_named(job: Path, tmp_path: Path, bare_model: Path) -> None:
