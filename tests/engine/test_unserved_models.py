@@ -47,7 +47,7 @@ def test_refused_by_configuration(config: Any, reason: str) -> None:
 
 
 def test_refused_by_class() -> None:
-    with pytest.raises(UnsupportedModelError, match="BloomConfig.*attention interface"):
+    with pytest.raises(UnsupportedModelError, match=r"BloomConfig.*attention interface"):
         refuse_by_class("some/name", BloomConfig())
 
 
