@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from batchpipe.kernels.layout import Layout, SharedRead, Singles, take
-from batchpipe.kernels.partial import Partial, dense_cpu, flash_cpu, merge_into, plain
+from batchpipe.kernels.partial import (
+    Partial,
+    dense_cpu,
+    flash_cpu,
+    merge_into,
+    onednn_computes,
+    plain,
+)
 from batchpipe.kernels.reference import Variant
 
 DENSE_MIN_QUERIES = 48  # fewer do not pay for bringing the keys to float32
@@ -86,7 +93,7 @@ def _shared(
     by_kv_head = _by_kv_head(query, key, value)
     in_window = variant.window is None or shared.last_query_position - position < variant.window
     if in_window and _flash_serves(query, value, variant):
-        if len(query) >= DENSE_MIN_QUERIES:
+        if len(query) >= DENSE_MIN_QUERIES and onednn_computes(value.dtype):
             return dense_cpu(by_kv_head[0], key, value, variant)
         return flash_cpu(*by_kv_head, variant)
     mask = None

@@ -24,10 +24,12 @@ def plain(
     key: Tensor,  # [rows, heads, keys, head_dim]
     value: Tensor,  # [rows, heads, keys, value_dim]
     variant: Variant,
-    mask: Tensor
-    | None = None,  # bool, True where seen  # broadcasts to [rows, heads, queries, keys]
+    mask: Tensor | None = None,  # bool, broadcasts to [rows, heads, queries, keys]
 ) -> Partial:
-    """The part in float32 with any variant; a query that sees nothing weighs nothing."""
+    """The part in float32 with any variant, over the keys where the mask is True.
+
+    A query that sees nothing weighs nothing.
+    """
     at_once = max(1, SCORES_AT_ONCE // max(1, query.shape[:2].numel() * key.shape[2]))
     outputs, sums = [], []
     for start in range(0, query.shape[2], at_once):
@@ -96,6 +98,15 @@ def dense_cpu(
             output[head, part] = dense_product(weights.to(values.dtype), values[head])
     shape = (kv_heads, group, queries)
     return output.view(*shape, -1), lse.view(shape)
+
+
+def onednn_computes(dtype: torch.dtype) -> bool:
+    """True where oneDNN multiplies matrices of this dtype natively on this processor."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
 
 
 def dense_product(rows: Tensor, columns: Tensor) -> Tensor:  # [m, k], [n, k] to [m, n]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-PACKED_DTYPES = (torch.float32, torch.bfloat16)
+from batchpipe.kernels.partial import onednn_computes
 
 
 class PackedLinear(nn.Module):
@@ -33,13 +33,14 @@ class PackedLinear(nn.Module):
 def pack_linears(model: nn.Module) -> int:
     """Every plain `nn.Linear` of a CPU model is packed; returns how many.
 
-    Subclasses stay: they compute something else. A weight tied to the embedding is packed as well
+    None where oneDNN does not compute the weight's dtype. Subclasses stay: they compute something
+    else. A weight tied to the embedding is packed as well
     and stays beside it.
     """
     packed = 0
     for module in model.modules():
         for name, child in module.named_children():
-            if type(child) is nn.Linear and child.weight.dtype in PACKED_DTYPES:
+            if type(child) is nn.Linear and onednn_computes(child.weight.dtype):
                 setattr(module, name, PackedLinear(child))
                 packed += 1
     return packed

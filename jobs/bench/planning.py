@@ -10,7 +10,6 @@ process, so no stage finds memory or caches that an earlier one left; the table 
 
 from __future__ import annotations
 
-import argparse
 import resource
 import statistics
 import sys
@@ -22,7 +21,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 
+import click
 import numpy as np
+from record import append_results, as_table
 
 from batchpipe.planner.duplicates import collapse
 from batchpipe.planner.plan import make_plan
@@ -116,37 +117,40 @@ def peak_resident_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
 
 
-def table(runs: list[Measured]) -> str:
-    """The medians of the runs, one line a figure."""
-    names = list(runs[0].stage_seconds)
-    figures = [
-        (name, statistics.median(r.stage_seconds[name] for r in runs), "s") for name in names
-    ]
+def figures(runs: list[Measured]) -> dict[str, float]:
+    """The medians of the runs, by name and unit."""
     token_mib = runs[0].token_mib
-    peak_mib = statistics.median(r.peak_mib for r in runs)
-    figures += [
-        ("token ids", token_mib, "MiB"),
-        ("loaded before planning", statistics.median(r.loaded_mib for r in runs), "MiB"),
-        ("peak", peak_mib, "MiB"),
-        ("peak / token ids", peak_mib / token_mib, ""),
-    ]
-    lines = [f"{name:<24}{value:>10.2f} {unit}".rstrip() for name, value, unit in figures]
-    return "\n".join([runs[0].outcome, *lines])
+    peak_mib = statistics.median(run.peak_mib for run in runs)
+    seconds = {
+        f"{stage}, s": round(statistics.median(run.stage_seconds[stage] for run in runs), 3)
+        for stage in runs[0].stage_seconds
+    }
+    return seconds | {
+        "token ids, MiB": round(token_mib, 1),
+        "loaded before planning, MiB": round(statistics.median(r.loaded_mib for r in runs), 1),
+        "peak, MiB": round(peak_mib, 1),
+        "peak / token ids": round(peak_mib / token_mib, 3),
+    }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--prompts", type=int, default=100_000, help="how many (default 100000)")
-    parser.add_argument("--tokens", type=int, default=800, help="of each on average (default 800)")
-    arguments = parser.parse_args()
+@click.command()
+@click.option("--prompts", type=int, default=100_000, show_default=True, help="How many.")
+@click.option("--tokens", type=int, default=800, show_default=True, help="Of each, on average.")
+@click.option("--results", type=click.Path(path_type=Path), help="A JSON file to append to.")
+def main(prompts: int, tokens: int, results: Path | None) -> None:
+    """Measure the planning of made prompts."""
     # One new process a task. The data too is made in one: on Linux a process counts its parent's
     # memory at the start as its own peak, so this one stays small.
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1)
     with tempfile.TemporaryDirectory() as name, pool:
         folder = Path(name)
-        pool.submit(make, folder, arguments.prompts, arguments.tokens).result()
+        pool.submit(make, folder, prompts, tokens).result()
         runs = [pool.submit(measure, folder).result() for _ in range(MEASUREMENTS)]
-    print(table(runs))
+    measured = figures(runs)
+    print(runs[0].outcome)
+    print(as_table([{"figure": name, "median": f"{value:g}"} for name, value in measured.items()]))
+    if results is not None:
+        append_results(results, {"prompts": prompts, "tokens": tokens}, [measured])
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ samplings = st.builds(
 rows_of_samplings = st.lists(samplings, min_size=1, max_size=8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     samplings=rows_of_samplings,
     seed=st.integers(0, 2**32 - 1),
@@ -179,7 +179,7 @@ def mixed_batch(rows: int, seed: int) -> tuple[Tensor, list[Draw]]:
     return logits, draws
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), rows=st.integers(1, 24), order=st.randoms())
 def test_a_row_draws_the_same_token_in_any_company(seed: int, rows: int, order) -> None:
     logits, draws = mixed_batch(rows, seed)
@@ -259,7 +259,6 @@ def test_a_row_without_a_distribution_gets_no_token_and_harms_no_other(others: S
     top_p=st.sampled_from([1.0, 0.9]),
 )
 @example(scale=3e38, temperature=1e-5, top_p=1.0)
-@settings(deadline=None)
 def test_extreme_scores_and_temperatures_still_draw_a_token(
     scale: float, temperature: float, top_p: float
 ) -> None:
@@ -283,7 +282,6 @@ def test_a_scan_cannot_overflow_or_hit_a_filtered_token() -> None:
     assert set(sample(logits, draws).tolist()) == {7, vocab - 5}
 
 
-@settings(deadline=None)
 @given(temperature=st.floats(0.1, 2), seed=st.integers(0, 2**31))
 def test_float16_logits_draw_as_their_float32_copies(temperature: float, seed: int) -> None:
     assume(temperature > 0)

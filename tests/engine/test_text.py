@@ -120,7 +120,7 @@ def answers(draw: st.DrawFn) -> tuple[str, list[int], tuple[str, ...]]:
     return kind, token_ids, tuple(stops)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(answers())
 @example(("byte-fallback", spelled("byte-fallback", "😀" * 30 + "é"), ("😀é",)))
 @example(("byte-level", spelled("byte-level", "a" * 30 + "円円"), ("円円",)))
@@ -132,7 +132,7 @@ def test_streaming_stops_at_the_first_token_whose_text_has_a_stop(
     assert first_found(kind, token_ids, stops) == first_stop(kind, token_ids, stops)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(answers(), st.booleans())
 def test_the_answer_ends_before_its_first_stop(
     answer: tuple[str, list[int], tuple[str, ...]], ended_by_token: bool

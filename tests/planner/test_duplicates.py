@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchpipe.planner.duplicates import collapse
 from batchpipe.planner.request import Prompts, Sampling
-
-unhurried = settings(deadline=None)  # a busy machine is no failure
 
 GREEDY = Sampling()
 DRAWN = Sampling(temperature=0.8)
@@ -26,7 +24,6 @@ token_rows = st.lists(st.integers(0, 2), min_size=1, max_size=4)
 asked = st.lists(st.tuples(token_rows, st.sampled_from(SAMPLINGS)))
 
 
-@unhurried
 @given(asked)
 def test_rows_collapse_like_the_keys_of_a_dict(rows: list[tuple[list[int], Sampling]]) -> None:
     prompts, samplings = Prompts.pack([ids for ids, _ in rows]), [s for _, s in rows]
@@ -67,7 +64,6 @@ def test_taking_prompts_copies_no_tokens() -> None:
     assert prompts.take(found.kept).token_ids is prompts.token_ids
 
 
-@unhurried
 @given(st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1), st.data())
 def test_taken_prompts_are_the_ones_asked_for(rows: list[list[int]], data: st.DataObject) -> None:
     indices = data.draw(st.lists(st.integers(0, len(rows) - 1)))

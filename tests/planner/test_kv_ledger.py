@@ -11,8 +11,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, KVLedger, blocks_for
 
-unhurried = settings(deadline=None)  # a busy machine is no failure
-
 TOTAL = 24
 
 
@@ -80,10 +78,9 @@ class LedgerAgainstSet(RuleBasedStateMachine):
 
 
 TestLedgerAgainstSet = LedgerAgainstSet.TestCase
-TestLedgerAgainstSet.settings = settings(deadline=None, max_examples=150, stateful_step_count=40)
+TestLedgerAgainstSet.settings = settings(max_examples=150, stateful_step_count=40)
 
 
-@unhurried
 @given(st.sets(st.integers(0, TOTAL - 1)), st.integers(0, TOTAL))
 def test_request_is_served_from_one_run_wherever_one_is_long_enough(
     free: set[int], count: int
@@ -107,7 +104,6 @@ def test_scattered_request_takes_the_lowest_blocks_in_order() -> None:
     assert ledger.take(1) == [6]
 
 
-@unhurried
 @given(st.permutations(range(TOTAL)))
 def test_all_given_back_is_one_run_again(blocks: list[int]) -> None:
     ledger = KVLedger(TOTAL)

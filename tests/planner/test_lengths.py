@@ -14,8 +14,6 @@ from batchpipe.planner.lengths import (
     OutputLengths,
 )
 
-unhurried = settings(deadline=None)  # a busy machine is no failure
-
 UNLIMITED = 10**6
 
 answers = st.lists(st.integers(1, 60), max_size=40)
@@ -28,7 +26,6 @@ def after(finished: list[int]) -> OutputLengths:
     return lengths
 
 
-@unhurried
 @given(answers, st.integers(0, 80), st.integers(1, 100))
 def test_exact_answer_has_what_its_limit_leaves(
     finished: list[int], produced: int, max_tokens: int
@@ -37,7 +34,6 @@ def test_exact_answer_has_what_its_limit_leaves(
     assert after(finished).remaining(produced, max_tokens, exact=True) == expected
 
 
-@unhurried
 @given(answers, st.integers(0, 80), st.integers(1, 100))
 def test_expectation_stays_within_the_limit(
     finished: list[int], produced: int, max_tokens: int
@@ -46,7 +42,6 @@ def test_expectation_stays_within_the_limit(
     assert 1 <= expected <= max(1, max_tokens - produced)
 
 
-@unhurried
 @given(answers, st.integers(0, 59))
 def test_answer_is_compared_only_with_longer_ones(finished: list[int], produced: int) -> None:
     longer = sorted(length for length in finished if length > produced)
@@ -59,7 +54,6 @@ def test_answer_is_compared_only_with_longer_ones(finished: list[int], produced:
     assert expected == longer[place]
 
 
-@unhurried
 @given(answers)
 def test_expected_end_never_comes_nearer_while_an_answer_grows(finished: list[int]) -> None:
     lengths = after(finished)
@@ -90,7 +84,7 @@ def test_only_recent_answers_count() -> None:
     assert lengths.remaining(3, UNLIMITED, exact=False) == FIRST_GUESS_TOKENS
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.integers(1, 9), min_size=RECENT_ANSWERS, max_size=RECENT_ANSWERS + 50))
 def test_window_holds_the_last_answers_exactly(finished: list[int]) -> None:
     full, window = after(finished), after(finished[-RECENT_ANSWERS:])

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, blocks_for
 from batchpipe.planner.memory import peak_blocks
-
-unhurried = settings(deadline=None)  # a busy machine is no failure
 
 Tails = list[tuple[int, int]]  # tokens held now, tokens still to produce
 
@@ -34,7 +32,6 @@ def forecast(tails: Tails) -> int:
     return peak_blocks(held, remaining)
 
 
-@unhurried
 @given(tails)
 @example([(0, 1)])
 @example([(15, 1), (15, 1), (16, 40)])
@@ -42,7 +39,6 @@ def test_peak_is_that_of_a_step_by_step_count(tails: Tails) -> None:
     assert forecast(tails) == peak_step_by_step(tails)
 
 
-@unhurried
 @given(tails, st.randoms(use_true_random=False))
 def test_peak_does_not_depend_on_the_order_of_sequences(tails: Tails, random: object) -> None:
     shuffled = list(tails)
@@ -50,7 +46,6 @@ def test_peak_does_not_depend_on_the_order_of_sequences(tails: Tails, random: ob
     assert forecast(shuffled) == forecast(tails)
 
 
-@unhurried
 @given(tails, st.integers(0, 8))
 def test_shorter_answers_never_need_more(tails: Tails, fewer: int) -> None:
     shorter = [(held, max(1, left - fewer)) for held, left in tails]

@@ -6,14 +6,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchpipe.planner.order import ORDERS, Lengths
 from batchpipe.planner.prefix_tree import PrefixTree, build
 from batchpipe.planner.request import Prompts
-
-unhurried = settings(deadline=None)  # a busy machine is no failure
 
 Rows = list[list[int]]
 Jobs = list[tuple[list[int], int]]  # prompt, expected answer tokens
@@ -56,19 +54,16 @@ def in_order_of_start(order: list[int], parts: list[list[int]]) -> list[list[int
     return sorted(parts, key=lambda part: min(place[prompt] for prompt in part))
 
 
-@unhurried
 @given(names, jobs)
 def test_every_order_admits_every_prompt_once(name: str, job: Jobs) -> None:
     assert sorted(order_of(name, job)) == list(range(len(job)))
 
 
-@unhurried
 @given(names, jobs)
 def test_order_is_the_same_for_the_same_input(name: str, job: Jobs) -> None:
     assert order_of(name, job) == order_of(name, job)
 
 
-@unhurried
 @given(st.sampled_from(["planned", "dfs", "decode-first"]), jobs)
 def test_subtrees_stay_whole(name: str, job: Jobs) -> None:
     tree, order = tree_of(job)[0], order_of(name, job)
@@ -76,7 +71,6 @@ def test_subtrees_stay_whole(name: str, job: Jobs) -> None:
         in_order_of_start(order, parts_below(tree, node))
 
 
-@unhurried
 @given(jobs)
 def test_planned_visits_siblings_of_every_level_by_falling_decode_ratio(job: Jobs) -> None:
     tree, order = tree_of(job)[0], order_of("planned", job)
@@ -86,7 +80,6 @@ def test_planned_visits_siblings_of_every_level_by_falling_decode_ratio(job: Job
         assert ratios == sorted(ratios, reverse=True)
 
 
-@unhurried
 @given(jobs)
 def test_decode_first_visits_first_level_groups_by_falling_decode_ratio(job: Jobs) -> None:
     tree, order = tree_of(job)[0], order_of("decode-first", job)
@@ -98,7 +91,6 @@ def test_decode_first_visits_first_level_groups_by_falling_decode_ratio(job: Job
         assert [p for p in order if p in group] == sorted(group, key=rank.__getitem__)
 
 
-@unhurried
 @given(jobs)
 def test_dfs_is_lexicographic_and_input_is_as_it_came(job: Jobs) -> None:
     rows = [row for row, _ in job]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from golden import check_golden
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchpipe.planner.explain import WIDEST_NODES, explain_tree
@@ -13,8 +13,6 @@ from batchpipe.planner.lengths import FIRST_GUESS_TOKENS
 from batchpipe.planner.order import ORDERS
 from batchpipe.planner.plan import Plan, expected_outputs, make_plan
 from batchpipe.planner.request import Prompts, Sampling
-
-unhurried = settings(deadline=None)  # a busy machine is no failure
 
 SAMPLINGS = (
     Sampling(),
@@ -40,7 +38,6 @@ def distinct_tokens(asked: Asked) -> int:
     return len({tuple(ids[:end]) for ids, _ in asked for end in range(1, len(ids) + 1)})
 
 
-@unhurried
 @given(asked_rows)
 def test_every_row_finds_its_prompt_and_sampling(asked: Asked) -> None:
     plan = plan_of(asked)
@@ -57,7 +54,6 @@ def test_every_row_finds_its_prompt_and_sampling(asked: Asked) -> None:
             )
 
 
-@unhurried
 @given(asked_rows)
 def test_every_prompt_answers_some_row_and_none_is_asked_twice(asked: Asked) -> None:
     plan = plan_of(asked)
@@ -74,7 +70,6 @@ def test_every_prompt_answers_some_row_and_none_is_asked_twice(asked: Asked) -> 
     assert plan.duplicates == len(asked) - len(drawn_once) - len(drawn_each)
 
 
-@unhurried
 @given(asked_rows)
 def test_shareable_tokens_are_all_but_the_distinct_ones(asked: Asked) -> None:
     plan = plan_of(asked)
@@ -82,14 +77,12 @@ def test_shareable_tokens_are_all_but_the_distinct_ones(asked: Asked) -> None:
     assert plan.shareable_prompt_tokens == plan.row_prompt_tokens - distinct_tokens(asked)
 
 
-@unhurried
 @given(asked_rows)
 def test_rank_is_the_place_in_the_tree(asked: Asked) -> None:
     plan = plan_of(asked)
     assert plan.tree.order[plan.rank_of].tolist() == list(range(len(plan.prompts)))
 
 
-@unhurried
 @given(asked_rows, st.sampled_from(sorted(ORDERS)))
 def test_plan_is_the_same_for_the_same_rows(asked: Asked, order: str) -> None:
     one, again = plan_of(asked, order), plan_of(asked, order)
@@ -193,7 +186,6 @@ def test_explained_plan_of_nothing_is_empty() -> None:
     assert explained([]) == "0 prompts"
 
 
-@unhurried
 @given(asked_rows)
 def test_explained_savings_add_up(asked: Asked) -> None:
     plan = plan_of(asked)

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchpipe.planner.prefix_tree import WIDEST_WINDOW_TOKENS, PrefixTree, build
 from batchpipe.planner.request import Prompts
-
-unhurried = settings(deadline=None)  # a busy machine is no failure
 
 Rows = list[list[int]]
 
@@ -80,7 +78,6 @@ def children_and_tails(tree: PrefixTree, node: int) -> tuple[list[int], list[int
     return children.tolist(), tails.tolist()
 
 
-@unhurried
 @given(any_rows)
 @example([[1, 2], [1, 2], [1, 2, 3]])
 @example([[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]])
@@ -91,7 +88,6 @@ def test_nodes_are_those_of_the_brute_force_trie(rows: Rows) -> None:
     assert set(nodes) == brute_force_nodes(rows)
 
 
-@unhurried
 @given(any_rows)
 def test_token_counts_are_those_of_the_brute_force_trie(rows: Rows) -> None:
     tree = build(Prompts.pack(rows))
@@ -101,7 +97,6 @@ def test_token_counts_are_those_of_the_brute_force_trie(rows: Rows) -> None:
     assert tree.computed_tokens == trie_tokens([row[:-1] for row in rows]) + len(rows)
 
 
-@unhurried
 @given(any_rows)
 def test_order_is_lexicographic_with_ties_by_index(rows: Rows) -> None:
     order = build(Prompts.pack(rows)).order.tolist()
@@ -114,7 +109,6 @@ def test_order_compares_token_ids_as_numbers() -> None:
     assert [rows[index][0] for index in tree.order] == sorted(row[0] for row in rows)
 
 
-@unhurried
 @given(any_rows)
 def test_path_and_tail_hold_every_token_once(rows: Rows) -> None:
     tree = build(Prompts.pack(rows))
@@ -131,7 +125,6 @@ def test_path_and_tail_hold_every_token_once(rows: Rows) -> None:
         assert position == tree.tail_start[rank] < len(rows[index])
 
 
-@unhurried
 @given(any_rows)
 def test_nodes_stand_in_preorder_and_ranges_nest(rows: Rows) -> None:
     tree = build(Prompts.pack(rows))
@@ -152,7 +145,6 @@ def test_nodes_stand_in_preorder_and_ranges_nest(rows: Rows) -> None:
     assert (tree.last - tree.first >= 2).all()
 
 
-@unhurried
 @given(any_rows)
 def test_paths_are_compressed(rows: Rows) -> None:
     tree = build(Prompts.pack(rows))
@@ -161,7 +153,6 @@ def test_paths_are_compressed(rows: Rows) -> None:
         assert len(children) + len(tails) >= 2
 
 
-@unhurried
 @given(any_rows)
 def test_only_one_token_tails_begin_like_a_sibling(rows: Rows) -> None:
     """Of the parts below one node that begin with one token, all but one are one-token tails.
@@ -179,7 +170,6 @@ def test_only_one_token_tails_begin_like_a_sibling(rows: Rows) -> None:
         assert len(firsts) == len(set(firsts))
 
 
-@unhurried
 @given(any_rows)
 def test_depth_counts_ancestors(rows: Rows) -> None:
     tree = build(Prompts.pack(rows))
@@ -188,7 +178,6 @@ def test_depth_counts_ancestors(rows: Rows) -> None:
         assert [depth[node] for node in tree.path(rank)] == list(range(len(tree.path(rank))))
 
 
-@unhurried
 @given(any_rows, st.randoms(use_true_random=False))
 def test_input_order_changes_only_the_prompt_indices(rows: Rows, random: Any) -> None:
     shuffled = list(rows)

@@ -17,7 +17,7 @@ from batchpipe.planner.request import Prompts, Sampling
 from batchpipe.planner.segment import Chunk
 from batchpipe.planner.token_batcher import TokenBatcher
 
-unhurried = settings(deadline=None, max_examples=150)  # a busy machine is no failure
+thoroughly = settings(max_examples=150)
 
 orders = st.sampled_from(sorted(ORDERS))
 STEM_TOKENS = 90
@@ -64,7 +64,7 @@ def run_of(
 # ---- every plan, every memory ---------------------------------------------------------------
 
 
-@unhurried
+@thoroughly
 @given(plans(), st.integers(0, 12), st.integers(1, 200), st.sampled_from([0, 1, 5]))
 def test_tight_memory_answers_every_prompt_once(
     planned: tuple[Plan, list[int]], spare_blocks: int, step_tokens: int, optimism: int
@@ -76,7 +76,7 @@ def test_tight_memory_answers_every_prompt_once(
     assert run.batcher.counts.peak_kv_tokens <= tight * BLOCK_TOKENS
 
 
-@unhurried
+@thoroughly
 @given(plans(), st.integers(1, 200))
 def test_ample_memory_computes_each_shared_token_once(
     planned: tuple[Plan, list[int]], step_tokens: int
@@ -89,7 +89,7 @@ def test_ample_memory_computes_each_shared_token_once(
     assert (counts.preemptions, counts.evicted_tokens) == (0, 0)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(plans(), st.integers(0, 6), st.integers(1, 100))
 def test_steps_are_the_same_for_the_same_plan(
     planned: tuple[Plan, list[int]], spare_blocks: int, step_tokens: int

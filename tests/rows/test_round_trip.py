@@ -38,7 +38,7 @@ def strictly_equal(left: Any, right: Any) -> bool:
 
 
 @given(json_rows, st.booleans(), st.sampled_from(["", ".gz", ".zst"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_json_lines_come_back_unchanged(
     table: list[dict[str, Any]], ascii_only: bool, packing: str
 ) -> None:
@@ -103,7 +103,7 @@ def tables(draw: st.DrawFn) -> pa.Table:
 
 
 @given(tables(), st.integers(1, 5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_parquet_columns_come_back_equal(table: pa.Table, group_rows: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(table, f"{folder}/in.parquet", row_group_size=group_rows)
@@ -123,7 +123,7 @@ def test_parquet_columns_come_back_equal(table: pa.Table, group_rows: int) -> No
 
 
 @given(st.lists(st.floats(), min_size=1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_numbers_that_json_has_no_word_for_come_back(numbers: list[float]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         lines = [json.dumps({"x": number}) for number in numbers]
