@@ -102,7 +102,7 @@ def dense_cpu(
 
 def onednn_computes(dtype: torch.dtype) -> bool:
     """True where oneDNN multiplies matrices of this dtype natively on this processor."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
