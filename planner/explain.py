@@ -22,6 +22,7 @@ def explain_tree(plan: Plan, excerpt: Excerpt) -> str:
     tokens = (tree.end - tree.start).astype(np.int64)
     below = (tree.last - tree.first).astype(np.int64)
     saved = tokens * (below - 1)
+    depth = tree.depth()
     widest = np.argsort(-saved, kind="stable")[:WIDEST_NODES].tolist()
     shown = sorted({above for node in widest for above in tree.branch(node)})
     lines = [f"{len(plan.prompts):,} prompts"]
@@ -29,7 +30,7 @@ def explain_tree(plan: Plan, excerpt: Excerpt) -> str:
         text = excerpt(
             int(tree.order[tree.first[node]]), int(tree.start[node]), int(tree.end[node])
         )
-        indent = "   " * (len(tree.branch(node)) - 1)
+        indent = "   " * int(depth[node])
         lines.append(
             f"{indent}└─ {tokens[node]:,} tokens x {below[node]:,} prompts, "
             f"saves {saved[node]:,}: {text}"

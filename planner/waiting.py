@@ -20,9 +20,6 @@ class Waiting:
         self._place_of_rank = np.empty(len(plan.prompts), dtype=np.int32)
         self._place_of_rank[plan.rank_of[plan.order]] = np.arange(len(plan.prompts))
 
-    def __len__(self) -> int:
-        return len(self._preempted) + len(self._plan.order) - self._next
-
     def peek(self) -> Sequence | None:
         """The first in line, who stays there."""
         if self._preempted:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from batchpipe.errors import BatchpipeError
+from batchpipe.errors import UnsupportedModelError
 from batchpipe.kernels.attention import attend
 from batchpipe.kernels.layout import Layout
 from batchpipe.kernels.reference import Variant
@@ -56,7 +56,7 @@ class PagedAttention:
         """One layer's attention over the current step."""
         unknown = {name for name, given in rest.items() if isinstance(given, Tensor)} - HARMLESS
         if attention_mask is not None or unknown:
-            raise BatchpipeError(
+            raise UnsupportedModelError(
                 f"{type(module).__name__} asks its attention for "
                 f"{', '.join(sorted(unknown)) or 'a mask of its own'}, which is not supported"
             )

@@ -42,7 +42,7 @@ def check_attention(model: Any, shape: ModelShape, name: str) -> None:
         ours = _our_scores(model, shape, prompts)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, ValueError, LookupError) as error:
+    except (UnsupportedModelError, RuntimeError, TypeError, ValueError, LookupError) as error:
         raise UnsupportedModelError(f"{refused}: it fails on packed rows ({error})") from error
     difference = float((ours - own).abs().median() / own.std().clamp_min(1e-6))
     if not difference <= TOLERATED[model.dtype]:

@@ -23,6 +23,7 @@ from transformers import (
     T5Config,
 )
 
+from batchpipe.engine.attention import PagedAttention
 from batchpipe.engine.model import load_model, refuse_by_class
 from batchpipe.engine.self_check import check_attention
 from batchpipe.engine.served import refuse_by_config
@@ -121,3 +122,15 @@ def test_a_weight_of_another_shape_is_refused(
     config.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="its weights cannot be loaded"):
         load_model(str(tmp_path), config, dtype="float32", device=CPU)
+
+
+def test_an_attention_with_unknown_tensors_is_refused_by_the_models_name(
+    tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = AutoConfig.from_pretrained(tiny_model("llama"))
+    model = load_model(str(tiny_model("llama")), config, dtype="float32", device=CPU)
+    forward = PagedAttention.attend
+    bias = {"position_bias": torch.zeros(1)}
+    monkeypatch.setattr(PagedAttention, "attend", lambda *a, **k: forward(*a, **k, **bias))
+    with pytest.raises(UnsupportedModelError, match=r"model here .* for position_bias"):
+        check_attention(model, ModelShape.from_config(config), "here")
