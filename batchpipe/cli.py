@@ -24,7 +24,7 @@ Exit codes:
     1    the run failed
     2    wrong usage, found before any work
     3    finished, with more error rows than --max-errors
-    75   stopped early (SIGTERM, disk full); the same command goes on
+    75   stopped early (SIGTERM, disk full, budget spent); the same command goes on
     130  interrupted (Ctrl-C); the same command goes on
 """
 
@@ -67,6 +67,12 @@ JOB_OPTIONS = (
         show_default=True,
         help="What becomes of a prompt longer than the model's context.",
     ),
+    click.option(
+        "--machine",
+        help="Plan by this machine's profile: a name such as h200, or a .json file "
+        "[default: what `calibrate` measured here].",
+    ),
+    click.option("--price-per-hour", type=float, help="What an hour of the machine costs."),
     click.option("--revision", help="Revision of a hub model."),
     click.option(
         "--trust-remote-code", is_flag=True, help="Run code that comes with the model [off]."
@@ -100,6 +106,8 @@ def commands() -> None:
     "--max-errors", default="0", show_default=True, help="Error rows tolerated: a count or 5%."
 )
 @click.option("--step-tokens", type=click.IntRange(min=1), help="Most tokens in one forward pass.")
+@click.option("--budget-hours", type=float, help="Stop, resumably, after so many hours.")
+@click.option("--budget-cost", type=float, help="The same by cost; needs --price-per-hour.")
 @click.option("--with-token-ids", is_flag=True, help="Also write `output_token_ids`.")
 @_with(SAMPLING_OPTIONS)
 def run(as_json: bool, **given: Any) -> None:

@@ -33,6 +33,8 @@ class JobOptions:
     on_too_long: str = "error"
     revision: str | None = None
     trust_remote_code: bool = False
+    machine: str | None = None
+    price_per_hour: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class RunOptions:
     max_errors: str = "0"
     step_tokens: int | None = None
     with_token_ids: bool = False
+    budget_hours: float | None = None
+    budget_cost: float | None = None
 
 
 def parse_bytes(text: str) -> int:
@@ -68,3 +72,24 @@ def allowed_errors(max_errors: str, rows: int) -> int:
             f"--max-errors {max_errors!r} is neither a count nor a share; write 10 or 5%"
         )
     return int(float(match[1]) * rows / 100) if match[2] else int(match[1])
+
+
+def budget_hours(options: JobOptions, run_options: RunOptions) -> float | None:
+    """Hours after which the run stops, by `--budget-hours` or `--budget-cost`; None: never."""
+    if options.price_per_hour is not None and not options.price_per_hour > 0:
+        raise ConfigError(
+            f"--price-per-hour {options.price_per_hour:g} must be more than 0: what an hour of "
+            f"this machine costs"
+        )
+    given = {"--budget-hours": run_options.budget_hours, "--budget-cost": run_options.budget_cost}
+    for name, value in given.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name} {value:g} is no budget to run with; give more than 0")
+    limits = [] if run_options.budget_hours is None else [run_options.budget_hours]
+    if run_options.budget_cost is not None:
+        if options.price_per_hour is None:
+            raise ConfigError(
+                "--budget-cost needs --price-per-hour, what an hour of this machine costs"
+            )
+        limits.append(run_options.budget_cost / options.price_per_hour)
+    return min(limits, default=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from itertools import pairwise
+from typing import Protocol
 
 # A segment wastes 8 slots on average; larger blocks waste more, smaller ones cost time.
 BLOCK_TOKENS = 16
@@ -12,6 +13,45 @@ BLOCK_TOKENS = 16
 def blocks_for(tokens: int) -> int:
     """Blocks that hold this many tokens."""
     return -(-tokens // BLOCK_TOKENS)
+
+
+class Ledger(Protocol):
+    """Gives and takes back KV blocks."""
+
+    total: int
+    free: int
+
+    def take(self, count: int) -> list[int]:
+        """Own ``count`` more blocks."""
+
+    def take_after(self, block: int) -> int:
+        """Own one more block, best the one behind ``block``."""
+
+    def give_back(self, blocks: list[int]) -> None:
+        """Free these blocks."""
+
+
+class BlockCount:
+    """A ledger for a dry run: counts blocks and does not tell them apart."""
+
+    def __init__(self, total: int) -> None:
+        assert total > 0, f"a KV ledger needs blocks, got {total}"
+        self.total = total
+        self.free = total
+
+    def take(self, count: int) -> list[int]:
+        """Own ``count`` more blocks; the caller checked that they are free."""
+        assert 0 <= count <= self.free, f"{count} blocks wanted, {self.free} of {self.total} free"
+        self.free -= count
+        return [0] * count
+
+    def take_after(self, block: int) -> int:
+        """Own one more block."""
+        return self.take(1)[0]
+
+    def give_back(self, blocks: list[int]) -> None:
+        """Free these blocks."""
+        self.free += len(blocks)
 
 
 class KVLedger:

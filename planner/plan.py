@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from batchpipe.planner.duplicates import collapse
-from batchpipe.planner.lengths import FIRST_GUESS_TOKENS
-from batchpipe.planner.order import ORDERS
-from batchpipe.planner.prefix_tree import PrefixTree, build
+from batchpipe.planner.cost import JobCost, StepCost, job_cost
+from batchpipe.planner.kv_ledger import blocks_for
+from batchpipe.planner.lengths import OutputLengths
+from batchpipe.planner.order import Order, Ordering
+from batchpipe.planner.prefix_tree import PrefixTree
 from batchpipe.planner.request import Prompts, Sampling
 
 Indices = npt.NDArray[np.int32]
@@ -32,8 +33,13 @@ class Plan:
     first_prompt: Indices  # the row's first prompt; its n - 1 others follow  # [rows]
     first_row: Indices  # the row that a prompt is named after  # [prompts]
     tree: PrefixTree
-    order: Indices  # prompts in order of admission  # [prompts]
-    order_name: str
+    groups: Indices  # of prompts that begin alike, whose answers are alike in length  # [prompts]
+    group_keys: tuple[bytes, ...]  # their names, the same in another run  # [groups]
+    history: Mapping[bytes, Sequence[int]]  # lengths of earlier answers, by group key
+    output_tokens: npt.NDArray[np.int64]  # expected  # [prompts]
+    order: Order
+    order_name: str  # as asked for
+    policy: str  # the order policy that made it: what `planned` chose
     row_prompt_tokens: int  # every row as if alone
 
     @cached_property
@@ -58,49 +64,41 @@ class Plan:
         """Upper bound of the prompt tokens that need no computing."""
         return self.row_prompt_tokens - self.tree.distinct_tokens
 
-    def exact_lengths(self, index: int) -> bool:
+    def exact_length(self, index: int) -> bool:
         """True where nothing but ``max_tokens`` ends this answer."""
-        sampling = self.samplings[index]
-        return sampling.ignore_eos and not sampling.stop and not sampling.stop_token_ids
+        return ends_at_limit(self.samplings[index])
+
+    def new_lengths(self) -> OutputLengths:
+        """What is known of answers before the first one."""
+        known = {
+            group: self.history[key]
+            for group, key in enumerate(self.group_keys)
+            if key in self.history
+        }
+        return OutputLengths(self.groups, known)
+
+    def expected(self, lengths: OutputLengths) -> npt.NDArray[np.int64]:  # [prompts]
+        """Output tokens to plan with, by what is known of answers."""
+        count = len(self.samplings)
+        limits = np.fromiter((sampling.max_tokens for sampling in self.samplings), np.int64, count)
+        exact = np.fromiter(map(ends_at_limit, self.samplings), np.bool_, count)
+        return lengths.expected(limits, exact)
+
+    def path_blocks(self, index: int) -> tuple[tuple[int, int], ...]:
+        """Node and KV blocks of each shared segment of the prompt, root first."""
+        tree = self.tree
+        nodes = tree.path(int(self.rank_of[index]))
+        return tuple((node, blocks_for(int(tree.end[node] - tree.start[node]))) for node in nodes)
+
+    def cost(self, step: StepCost | None) -> JobCost:
+        """Compute and memory time of its prompts, as far as their lengths are known."""
+        return job_cost(self.tree, self.prompts.lengths, self.output_tokens, step)
+
+    def ordering(self, step: StepCost | None) -> Ordering:
+        """What an order policy may look at."""
+        return Ordering(self.tree, self.prompts.lengths, self.output_tokens, self.cost(step))
 
 
-def make_plan(prompts: Prompts, samplings: Sequence[Sampling], *, order: str = "planned") -> Plan:
-    """The plan of these rows: duplicates collapsed, the tree built, the order chosen.
-
-    Args:
-        prompts: one prompt per row, none empty
-        samplings: how each row draws its answer  # [rows]
-        order: a name in `ORDERS`
-    """
-    duplicates = collapse(prompts, samplings)
-    copies = np.fromiter((samplings[row].n for row in duplicates.kept.tolist()), np.int64)
-    first_of_kept = np.concatenate([[0], np.cumsum(copies)]).astype(np.int32)
-    first_row = np.repeat(duplicates.kept, copies).astype(np.int32)
-    sample = np.arange(len(first_row), dtype=np.int32) - np.repeat(first_of_kept[:-1], copies)
-    planned_prompts = prompts.take(first_row)
-    planned_samplings = tuple(samplings[row] for row in first_row.tolist())
-    tree = build(planned_prompts)
-    outputs = expected_outputs(planned_samplings)
-    return Plan(
-        prompts=planned_prompts,
-        samplings=planned_samplings,
-        sample=sample.astype(np.int32),
-        first_prompt=first_of_kept[:-1][duplicates.answered_by],
-        first_row=first_row,
-        tree=tree,
-        order=ORDERS[order](tree, planned_prompts.lengths, outputs),
-        order_name=order,
-        row_prompt_tokens=prompts.tokens,
-    )
-
-
-def expected_outputs(samplings: Sequence[Sampling]) -> npt.NDArray[np.int64]:  # [prompts]
-    """Output tokens to plan with before anything has run."""
-    return np.fromiter(
-        (
-            s.max_tokens if s.ignore_eos else min(s.max_tokens, FIRST_GUESS_TOKENS)
-            for s in samplings
-        ),
-        np.int64,
-        len(samplings),
-    )
+def ends_at_limit(sampling: Sampling) -> bool:
+    """True where nothing but ``max_tokens`` ends the answer."""
+    return sampling.ignore_eos and not sampling.stop and not sampling.stop_token_ids

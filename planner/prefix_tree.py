@@ -6,29 +6,23 @@ less.
 
 Sort the prompts, take the common prefix length of each pair of neighbours, and let a stack turn
 those lengths into nodes (the LCP-interval tree of Abouelhoda, Kurtz and Ohlebusch, 2004, over
-prompts in place of suffixes). The memory beside the prompts is one more copy of the token ids while
-sorting, then a few numbers per prompt and per node.
+prompts in place of suffixes). The memory beside the prompts is a few numbers per prompt and per
+node.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from batchpipe.planner.request import Prompts, TokenIds
+from batchpipe.planner.prompt_sort import sort_prompts
+from batchpipe.planner.request import Prompts
 
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
-
-FIRST_WINDOW_TOKENS = 16  # strangers differ early: most pairs end in the first, narrow window
-WIDEST_WINDOW_TOKENS = 256  # 100,000 prompts, 82M tokens: 0.09 s; 64 takes 0.15 s, 512 0.10 s
-WINDOW_CELLS = 1 << 18  # 1 MiB of tokens a side, so both sides stay in cache; 4 MiB: twice the time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,13 +83,12 @@ class PrefixTree:
 def build(prompts: Prompts) -> PrefixTree:
     """The tree holds every prompt; each must have one token or more.
 
-    Takes O(tokens) time beside the sort and, at its peak, the token ids once more in memory.
+    Takes O(tokens) time beside sorting numbers, and copies no tokens.
     """
     lengths = prompts.lengths
     assert (lengths > 0).all(), f"prompt {int(lengths.argmin())} has no tokens"
-    order = _sorted_order(prompts)
+    order, common = sort_prompts(prompts)
     lengths = lengths[order]
-    common = _common_prefix_tokens(prompts, order)
     # A prompt keeps its last token, so a node may end one token before the shorter prompt's end.
     # This is the common prefix of the two prompts without their last tokens, and like the plain one
     # it is, for ranks further apart, the minimum over the neighbours between: a prompt that sorts
@@ -117,64 +110,6 @@ def build(prompts: Prompts) -> PrefixTree:
         prompt_tokens=int(lengths.sum()),
         distinct_tokens=int(lengths.sum() - common.sum()),
     )
-
-
-def _sorted_order(prompts: Prompts) -> Int32s:  # [prompts]
-    """Prompt indices by token ids, equal prompts by index.
-
-    Big-endian token ids, read as bytes, sort as the numbers do; Arrow sorts them without copies,
-    and its sort is stable.
-    """
-    big_endian, offsets = prompts.end_to_end(">i4")
-    byte_offsets = offsets * big_endian.itemsize
-    rows = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(),
-        len(prompts),
-        [None, pa.py_buffer(byte_offsets), pa.py_buffer(big_endian)],
-    )
-    # Read from the buffer: to_numpy would import pandas wherever it is installed, 0.2 s and 40 MB.
-    indices = np.frombuffer(pc.array_sort_indices(rows).buffers()[1], dtype=np.uint64)
-    return indices[: len(prompts)].astype(np.int32)
-
-
-def _common_prefix_tokens(prompts: Prompts, order: Int32s) -> Int64s:  # [prompts - 1]
-    """How many leading tokens each rank has in common with the next."""
-    starts, lengths = prompts.starts[order], prompts.lengths[order]
-    left, right = starts[:-1], starts[1:]
-    limit = np.minimum(lengths[:-1], lengths[1:])
-    common = np.zeros(len(limit), dtype=np.int64)
-    # A window may run past its prompts' ends, but not past the buffer's: pairs near it go alone.
-    near_end = np.maximum(left, right) + limit + WIDEST_WINDOW_TOKENS > len(prompts.token_ids)
-    for pair in np.flatnonzero(near_end):
-        ours, theirs = (prompts.token_ids[s : s + limit[pair]] for s in (left[pair], right[pair]))
-        differs = ours != theirs
-        common[pair] = differs.argmax() if differs.any() else limit[pair]
-    alike = np.flatnonzero(~near_end)  # pairs without a difference in tokens[:position]
-    position, width = 0, FIRST_WINDOW_TOKENS
-    while len(alike):
-        longer = []
-        for pairs in _slices(alike, WINDOW_CELLS // width):
-            until = position + _common_in_windows(
-                prompts.token_ids, left[pairs] + position, right[pairs] + position, width
-            )
-            common[pairs] = np.minimum(until, limit[pairs])
-            longer.append(pairs[(until == position + width) & (limit[pairs] > until)])
-        alike = np.concatenate(longer)
-        position, width = position + width, min(2 * width, WIDEST_WINDOW_TOKENS)
-    return common
-
-
-def _common_in_windows(token_ids: TokenIds, left: Int64s, right: Int64s, width: int) -> Int64s:
-    """Equal leading tokens of the windows of ``width`` tokens that begin at left and right."""
-    windows = np.lib.stride_tricks.sliding_window_view(token_ids, width)
-    differs = windows[left] != windows[right]  # [pairs, width]
-    first = differs.argmax(axis=1)
-    some = differs[np.arange(len(first)), first]  # argmax is 0 also where nothing differs
-    return np.where(some, first, width)
-
-
-def _slices(indices: Int64s, size: int) -> Iterator[Int64s]:
-    return (indices[begin : begin + size] for begin in range(0, len(indices), size))
 
 
 def _nodes(shared: Int32s) -> tuple[Int32s, Int32s, Int32s, Int32s, Int32s]:

@@ -13,37 +13,58 @@ import numpy as np
 import numpy.typing as npt
 
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
+from batchpipe.planner.request import TokenIds
 
 
 class Segment:
     """Tokens whose KV lives together, and how much of it is computed.
 
     ``position`` is the absolute position of the first token, ``users`` the number of running
-    sequences at or below it.
+    sequences at or below it, ``decoders`` those of them that decode, ``held_children`` the
+    segments right below it that hold KV.
+
+    While its sequence decodes, a tail grows by one token a step: `Decoding` knows its length then,
+    and ``length`` and ``computed`` stand still until it stops.
     """
 
     __slots__ = (
         "_slots",
+        "answer",
         "blocks",
         "computed",
+        "decoders",
+        "held_children",
+        "length",
         "node",
         "parent",
         "position",
+        "prompt",
         "rank",
-        "tokens",
         "users",
     )
 
-    def __init__(self, node: int, position: int, rank: int, tokens: list[int]) -> None:
+    def __init__(self, node: int, position: int, rank: int, prompt: TokenIds) -> None:
         self.node = node  # -1: a sequence's own tail
         self.parent: Segment | None = None
         self.position = position
         self.rank = rank  # first rank below it: siblings lie side by side in a step
-        self.tokens = tokens
+        self.prompt = prompt
+        self.answer: list[int] = []  # the tokens drawn behind the prompt, where an engine draws
+        self.length = len(prompt)
         self.computed = 0
         self.blocks: list[int] = []
         self.users = 0
+        self.decoders = 0
+        self.held_children = 0
         self._slots = np.empty(0, dtype=np.int64)
+
+    def token_ids(self, start: int, end: int) -> npt.NDArray[np.int64] | TokenIds:
+        """Its tokens ``start:end``, of the prompt and the answer behind it."""
+        own = len(self.prompt)
+        if end <= own:
+            return self.prompt[start:end]
+        answer = np.asarray(self.answer[max(0, start - own) : end - own], dtype=np.int64)
+        return answer if start >= own else np.concatenate([self.prompt[start:], answer])
 
     @property
     def slots(self) -> npt.NDArray[np.int64]:  # [blocks * BLOCK_TOKENS]
@@ -59,29 +80,45 @@ class Segment:
         self._slots = self._slots[:0]
         return blocks
 
-    @property
-    def pending(self) -> int:
-        """Tokens whose KV is not computed yet."""
-        return len(self.tokens) - self.computed
-
 
 class Sequence:
-    """A prompt while it runs. ``produced`` counts the tokens of its answer."""
+    """A prompt while it runs."""
 
-    __slots__ = ("cached_tokens", "index", "path", "produced", "prompt_tokens", "tail")
+    __slots__ = (
+        "cached_tokens",
+        "end_blocks",
+        "index",
+        "joined",
+        "left",
+        "path",
+        "path_blocks",
+        "prompt_tokens",
+        "tail",
+    )
 
-    def __init__(self, index: int, prompt_tokens: int, tail: Segment) -> None:
+    def __init__(
+        self,
+        index: int,
+        prompt_tokens: int,
+        tail: Segment,
+        path_blocks: tuple[tuple[int, int], ...] = (),
+        *,
+        left: bool = True,
+    ) -> None:
         self.index = index  # of the prompt in the plan
         self.path: tuple[Segment, ...] = ()  # shared segments, root first
+        self.path_blocks = path_blocks  # node and blocks of each
         self.tail = tail
-        self.produced = 0
+        self.left = left  # admitted from the front of the order
+        self.joined = -1  # the step from which on it decodes, -1 while it does not
+        self.end_blocks = 0  # of its tail, at the end that was expected on admission
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = prompt_tokens  # less what is computed on its behalf
 
     @property
     def answer(self) -> list[int]:
-        """The tokens produced so far."""
-        return self.tail.tokens[len(self.tail.tokens) - self.produced :]
+        """The tokens drawn so far, where an engine draws."""
+        return self.tail.answer
 
 
 @dataclass(frozen=True, slots=True, eq=False)

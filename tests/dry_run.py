@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, blocks_for
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.segment import Chunk, Segment, Sequence
+from batchpipe.planner.step import StepLoad
 from batchpipe.planner.token_batcher import TokenBatcher
 
 
@@ -53,6 +54,7 @@ class DryRun:
     plan: Plan
     batcher: TokenBatcher
     answer_lengths: list[int]  # [prompts], none over its max_tokens
+    step_tokens: int  # the most that a step may hold beside decodes
     answers: dict[int, list[int]] = field(default_factory=dict)  # of finished prompts
     cached_tokens: dict[int, int] = field(default_factory=dict)
     prompt_tokens_computed: int = 0  # counted from the chunks alone
@@ -64,11 +66,13 @@ class DryRun:
     def steps(self) -> Iterator[list[Chunk]]:
         """Each step, checked, before it is computed; everything is checked again at the end."""
         while True:
-            decoding = [s for s in self.batcher.running if self._decodes(s)]
+            decoding = list(self.batcher.decoding.sequences.values())
             preemptions = self.batcher.counts.preemptions
-            chunks = self.batcher.next_step()
-            if not chunks:
+            step = self.batcher.next_step()
+            if step is None:
                 break
+            chunks = step.all_chunks()
+            self._check_load(chunks, step.load)
             self.segments.update((id(chunk.segment), chunk.segment) for chunk in chunks)
             preempted = self.batcher.counts.preemptions > preemptions
             self._check_decodes(chunks, decoding, preempted)
@@ -78,7 +82,7 @@ class DryRun:
             self._write(chunks)
             self._check_contexts(chunks)
             yield chunks
-            self.batcher.computed(chunks)
+            self.batcher.computed(step)
             for chunk in chunks:
                 if chunk.sequence is not None:
                     self._draw(chunk.sequence)
@@ -91,19 +95,16 @@ class DryRun:
             pass
         return self
 
-    def _decodes(self, sequence: Sequence) -> bool:
-        path_done = all(not segment.pending for segment in sequence.path)
-        return sequence.produced > 0 and sequence.tail.pending == 1 and path_done
-
     def _draw(self, sequence: Sequence) -> None:
         index = sequence.index
-        self.batcher.append(sequence, answer_token(index, sequence.produced))
-        if sequence.produced < self.answer_lengths[index]:
+        sequence.answer.append(answer_token(index, len(sequence.answer)))
+        assert self.batcher.decoding.produced(sequence) == len(sequence.answer)
+        if len(sequence.answer) < self.answer_lengths[index]:
             return
         assert index not in self.answers, f"prompt {index} is answered twice"
         self.answers[index] = sequence.answer
         self.cached_tokens[index] = sequence.cached_tokens
-        ended_itself = sequence.produced < self.plan.samplings[index].max_tokens
+        ended_itself = len(sequence.answer) < self.plan.samplings[index].max_tokens
         self.batcher.finish(sequence, ended_itself=ended_itself)
 
     def _check_decodes(
@@ -114,32 +115,56 @@ class DryRun:
         advanced = 0
         for sequence in decoding:
             chunk = chunk_of.get(id(sequence.tail))
-            if sequence.tail.computed and chunk is not None:
-                assert (chunk.start, chunk.end) == (
-                    len(sequence.tail.tokens) - 1,
-                    len(sequence.tail.tokens),
-                )
+            if sequence in self.batcher.decoding and chunk is not None:
+                length = len(sequence.tail.prompt) + len(sequence.answer)
+                assert (chunk.start, chunk.end) == (length - 1, length)
                 assert chunk.sequence is sequence
                 advanced += 1
             else:
                 assert preempted, f"prompt {sequence.index} decodes, and stands still"
                 assert not sequence.tail.computed
         tokens = sum(chunk.end - chunk.start for chunk in chunks)
-        assert tokens <= max(self.batcher.step_tokens, advanced), (tokens, advanced)
+        assert tokens <= max(self.step_tokens, advanced), (tokens, advanced)
+
+    def _check_load(self, chunks: list[Chunk], load: StepLoad) -> None:
+        """What the step says it asks of the machine is what its chunks add up to."""
+        decodes = [c for c in chunks if self._is_decode(c)]
+        prefills = [c for c in chunks if not self._is_decode(c)]
+        above = {id(s): s.length for c in decodes for s in ancestors(c.segment)}
+        assert load == StepLoad(
+            tokens=sum(c.end - c.start for c in chunks),
+            drawn=sum(c.sequence is not None for c in chunks),
+            sequences=len(chunks),
+            own_keys=sum(c.end for c in decodes),
+            shared_keys=sum(above.values()),
+            shared_pairs=sum(c.segment.position for c in decodes),
+            prefill_tokens=sum(c.end - c.start for c in prefills),
+            prefill_pairs=sum(
+                c.segment.position + at + 1 for c in prefills for at in range(c.start, c.end)
+            ),
+        )
+
+    def _is_decode(self, chunk: Chunk) -> bool:
+        return chunk.sequence is not None and chunk.sequence in self.batcher.decoding
 
     def _check_chunks(self, chunks: list[Chunk]) -> None:
         """Chunks go on where their segments are, below complete ancestors, into owned blocks."""
         end_of = {id(chunk.segment): chunk.end for chunk in chunks}
         assert len(end_of) == len(chunks), "a segment has two chunks in one step"
-        tails = {id(s.tail): s for s in self.batcher.running}
+        tails = {id(s.tail): s for s in self.batcher.running.values()}
         for chunk in chunks:
             segment = chunk.segment
             assert segment.users > 0
-            assert chunk.start == segment.computed < chunk.end <= len(segment.tokens)
+            length = segment.length
+            if segment.node < 0:
+                length = self.batcher.decoding.length(tails[id(segment)])
+            decodes = segment.node < 0 and tails[id(segment)] in self.batcher.decoding
+            assert decodes or chunk.start == segment.computed
+            assert chunk.start < chunk.end <= length
             assert len(segment.blocks) >= blocks_for(chunk.end)
             for above in ancestors(segment):
-                assert end_of.get(id(above), above.computed) == len(above.tokens)
-            ends_tail = segment.node < 0 and chunk.end == len(segment.tokens)
+                assert end_of.get(id(above), above.computed) == above.length
+            ends_tail = segment.node < 0 and chunk.end == length
             assert chunk.sequence is (tails[id(segment)] if ends_tail else None)
 
     def _check_tree_order(self, chunks: list[Chunk]) -> None:
@@ -166,7 +191,7 @@ class DryRun:
         for chunk in chunks:
             segment = chunk.segment
             for at in range(chunk.start, chunk.end):
-                self.memory[int(segment.slots[at])] = segment.tokens[at]
+                self.memory[int(segment.slots[at])] = int(segment.token_ids(at, at + 1)[0])
             prompt_end = len(self._text(segment)[0]) - segment.position
             computed = max(0, min(chunk.end, prompt_end) - min(chunk.start, prompt_end))
             self.prompt_tokens_computed += computed
@@ -181,7 +206,7 @@ class DryRun:
             slots = chunk.segment.slots[: chunk.end].tolist()
             for above in ancestors(chunk.segment):
                 assert len(above.slots) == len(above.blocks) * BLOCK_TOKENS
-                slots = above.slots[: len(above.tokens)].tolist() + slots
+                slots = above.slots[: above.length].tolist() + slots
             context = [self.memory[slot] for slot in slots]
             assert context == (prompt + answer)[: len(context)]
             assert len(context) == chunk.segment.position + chunk.end
@@ -200,10 +225,12 @@ class DryRun:
             length = self.answer_lengths[index]
             assert answer == [answer_token(index, produced) for produced in range(length)]
         assert not batcher.running
+        assert (batcher.decoding.own_keys, batcher.decoding.shared_keys) == (0, 0)
+        assert batcher.decoding.shared_pairs == 0
         assert batcher.ledger.used == len(self.reserved)
         assert not any(segment.blocks for segment in self.segments.values())
         assert counts.completion_tokens == sum(self.answer_lengths)
         assert counts.computed_prompt_tokens == self.prompt_tokens_computed
         cached = int(self.plan.prompts.lengths.sum()) - sum(self.cached_tokens.values())
         assert cached == counts.computed_prompt_tokens
-        assert batcher.next_step() == [], "a finished plan goes on"
+        assert batcher.next_step() is None, "a finished plan goes on"

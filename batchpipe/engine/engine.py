@@ -11,6 +11,9 @@ from batchpipe.engine.model import Decoder
 from batchpipe.engine.sampling import NO_TOKEN, Draw, sample, stream_key
 from batchpipe.engine.text import Detokenizer, StopStrings
 from batchpipe.engine.token_batch import form
+from batchpipe.planner.kv_ledger import KVLedger
+from batchpipe.planner.lengths import OutputLengths
+from batchpipe.planner.pace import Pace
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.segment import Sequence
 from batchpipe.planner.token_batcher import Counts, TokenBatcher
@@ -33,10 +36,11 @@ class Engine:
         decoder: the loaded model
         plan: what to answer
         kv_blocks: blocks of the decoder's paged KV
-        step_tokens: most tokens computed in one forward pass
+        pace: how many prompt tokens go beside the decodes of a step
         eos_token_ids: the model's own ends of an answer
         request_ids: name of each prompt's row; with ``seed`` it names the row's random numbers
         tokenizer: needed where any prompt has stop strings
+        lengths: what is known of answers, and learns more
     """
 
     def __init__(
@@ -45,15 +49,16 @@ class Engine:
         plan: Plan,
         *,
         kv_blocks: int,
-        step_tokens: int,
+        pace: Pace,
         eos_token_ids: frozenset[int],
         request_ids: list[str],
         seed: int = 0,
         tokenizer: Detokenizer | None = None,
+        lengths: OutputLengths | None = None,
     ) -> None:
         self.decoder = decoder
         self.plan = plan
-        self.batcher = TokenBatcher(plan, kv_blocks, step_tokens)
+        self.batcher = TokenBatcher(plan, KVLedger(kv_blocks), pace, lengths=lengths)
         self.eos_token_ids = eos_token_ids
         self._request_ids = request_ids
         self._seed = seed
@@ -72,12 +77,12 @@ class Engine:
 
         Every prompt is answered once. Between two steps the caller may stop for good.
         """
-        while chunks := self.batcher.next_step():
-            batch = form(chunks, self.decoder.device)
+        while (step := self.batcher.next_step()) is not None:
+            batch = form(step.all_chunks(), self.decoder.device)
             logits = self.decoder.logits(batch)
             draws = () if self._greedy else [self._draw(s) for s in batch.sequences]
             tokens = sample(logits, draws).tolist()
-            self.batcher.computed(chunks)
+            self.batcher.computed(step)
             settled = map(self._settle, batch.sequences, tokens)
             yield [answer for answer in settled if answer is not None]
 
@@ -88,7 +93,7 @@ class Engine:
         if sampling.repetition_penalty != 1:
             answer = np.asarray(sequence.answer, dtype=np.int32)
             history = np.concatenate([self.plan.prompts[index], answer])
-        return Draw(sampling, self._key(index), sequence.produced, history)
+        return Draw(sampling, self._key(index), len(sequence.answer), history)
 
     def _key(self, index: int) -> int:
         key = self._keys.get(index)
@@ -102,7 +107,7 @@ class Engine:
         """The token belongs to the sequence; its answer if that ended it."""
         if token == NO_TOKEN:
             return self._finish(sequence, "nan")
-        self.batcher.append(sequence, token)
+        sequence.answer.append(token)
         sampling = self.plan.samplings[sequence.index]
         if token in sampling.stop_token_ids:
             return self._finish(sequence, "eos")
@@ -110,7 +115,7 @@ class Engine:
             return self._finish(sequence, "eos")
         if sampling.stop and self._stops(sampling.stop).found(sequence.answer):
             return self._finish(sequence, "stop_string")
-        if sequence.produced >= sampling.max_tokens:
+        if len(sequence.answer) >= sampling.max_tokens:
             return self._finish(sequence, "length")
         return None
 

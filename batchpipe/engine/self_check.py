@@ -11,8 +11,10 @@ from torch import Tensor
 from batchpipe.engine.model import bind
 from batchpipe.engine.token_batch import form
 from batchpipe.errors import UnsupportedModelError
+from batchpipe.planner.kv_ledger import KVLedger
 from batchpipe.planner.model_shape import ModelShape
-from batchpipe.planner.plan import make_plan
+from batchpipe.planner.pace import Full
+from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
 from batchpipe.planner.token_batcher import TokenBatcher
 
@@ -69,12 +71,12 @@ def _own_scores(model: Any, prompt: Any) -> Tensor:  # [1, vocab]
 def _our_scores(model: Any, shape: ModelShape, prompts: Prompts) -> Tensor:  # [prompts, vocab]
     decoder = bind(model, shape, KV_BLOCKS)
     plan = make_plan(prompts, [Sampling(max_tokens=1)] * len(prompts))
-    batcher = TokenBatcher(plan, KV_BLOCKS, STEP_TOKENS)
+    batcher = TokenBatcher(plan, KVLedger(KV_BLOCKS), Full(STEP_TOKENS))
     scores: dict[int, Tensor] = {}
-    while chunks := batcher.next_step():
-        batch = form(chunks, decoder.device)
+    while (step := batcher.next_step()) is not None:
+        batch = form(step.all_chunks(), decoder.device)
         logits = decoder.logits(batch)
-        batcher.computed(chunks)
+        batcher.computed(step)
         for sequence, row in zip(batch.sequences, logits, strict=True):
             scores[sequence.index] = row
             batcher.finish(sequence, ended_itself=False)

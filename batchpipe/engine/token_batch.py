@@ -56,7 +56,7 @@ def form(chunks: Sequence[Chunk], device: torch.device) -> TokenBatch:
     )
     write_slots = np.concatenate([chunk.segment.slots[chunk.start : chunk.end] for chunk in chunks])
     input_ids = np.concatenate(
-        [np.asarray(chunk.segment.tokens[chunk.start : chunk.end]) for chunk in chunks]
+        [chunk.segment.token_ids(chunk.start, chunk.end) for chunk in chunks]
     )
     drawing = [row for row, chunk in enumerate(chunks) if chunk.sequence is not None]
     squares, singles, shared = _reads(chunks, starts, positions)
@@ -115,7 +115,7 @@ def _reads(
             if not queries.visited:
                 queries.visited = True
                 queries.carried = (*carried, segment)
-                keys = sum(len(s.tokens) for s in queries.carried)
+                keys = sum(s.length for s in queries.carried)
                 if queries.rows * keys >= SHARED_READ_MIN_KEYS:
                     slots = np.concatenate([_written(s) for s in queries.carried])
                     first = queries.carried[0].position
@@ -162,7 +162,7 @@ def _ancestors(segment: Segment) -> Iterator[Segment]:
 
 def _written(segment: Segment) -> Integers:
     """Slots of a shared segment's tokens, all of which are computed by the end of this step."""
-    return segment.slots[: len(segment.tokens)]
+    return segment.slots[: segment.length]
 
 
 def _as_slice(slots: Integers) -> slice | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
@@ -52,29 +53,43 @@ def _retimed(kind: pa.DataType, *, as_text: bool) -> pa.DataType:
     return kind
 
 
-def number_lists(array: pa.Array) -> list[IntArray | None] | None:
-    """Each row of a list column as a view of one flat array (None: null).
+@dataclass(frozen=True, slots=True, eq=False)
+class NumberLists:
+    """The rows of a list column: row ``i`` is ``flat[offsets[i]:offsets[i + 1]]``."""
 
-    The answer as a whole is None where the column is no list of integers or some element is null.
-    """
+    flat: IntArray
+    offsets: npt.NDArray[np.int64]  # [rows + 1]
+    nulls: npt.NDArray[np.int64]  # rows that are null, whatever lies between their offsets
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def rows(self) -> list[IntArray | None]:
+        """Each row as a view of the flat array, None where it is null."""
+        bounds = pairwise(self.offsets.tolist())
+        views: list[IntArray | None] = [self.flat[start:end] for start, end in bounds]
+        for row in self.nulls.tolist():
+            views[row] = None
+        return views
+
+
+def number_lists(array: pa.Array) -> NumberLists | None:
+    """A list column without a copy; None for no list of integers, or with a null in some list."""
     if kinds.is_fixed_size_list(array.type):
         array = array.cast(pa.list_(array.type.value_type))
     if not (kinds.is_list(array.type) or kinds.is_large_list(array.type)):
         return None
     if not kinds.is_integer(array.type.value_type):
         return None
-    offsets = array.offsets.to_numpy()
-    start, end = (int(offsets[0]), int(offsets[-1])) if len(array) else (0, 0)
-    used = array.values.slice(start, end - start)
+    offsets = array.offsets.to_numpy().astype(np.int64) if len(array) else np.zeros(1, np.int64)
+    used = array.values.slice(offsets[0], offsets[-1] - offsets[0])
     if used.null_count:
         return None
     flat = used.to_numpy(zero_copy_only=False)
-    bounds = (offsets - start).tolist()
-    rows: list[IntArray | None] = [flat[start:end] for start, end in pairwise(bounds)]
+    nulls = np.zeros(0, dtype=np.int64)
     if array.null_count:
-        for index in np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)):
-            rows[int(index)] = None
-    return rows
+        nulls = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
+    return NumberLists(flat, offsets - offsets[0], nulls)
 
 
 def content_hashes(table: pa.Table) -> list[str]:
@@ -110,7 +125,7 @@ def _cells(array: pa.Array) -> list[bytes | None]:
         return list(array.cast(pa.large_binary()).to_pylist())
     numbers = number_lists(array)
     if numbers is not None:
-        return [None if row is None else row.tobytes() for row in numbers]
+        return [None if row is None else row.tobytes() for row in numbers.rows()]
     cells = to_python(pa.chunked_array([array]))
     return [None if cell is None else repr(cell).encode("utf-8", "replace") for cell in cells]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -28,7 +29,7 @@ def read_table(stream: BinaryIO, path: str, *, limit: int | None) -> pa.Table:
         file = pq.ParquetFile(stream)
         wanted = file.metadata.num_rows if limit is None else min(limit, file.metadata.num_rows)
         read = 0
-        for batch in file.iter_batches(batch_size=size) if wanted else ():
+        for batch in _batches(file, size) if wanted else ():
             batches.append(batch.slice(0, wanted - read))
             read += batches[-1].num_rows
             if read >= wanted:
@@ -38,6 +39,12 @@ def read_table(stream: BinaryIO, path: str, *, limit: int | None) -> pa.Table:
         raise ConfigError(f"{path} is not a readable Parquet file: {error}") from error
     _refuse_twins(table.column_names, path)
     return table
+
+
+def _batches(file: pq.ParquetFile, size: int) -> Iterator[pa.RecordBatch]:
+    """The rows of a group at a time: a batch over two groups takes lists three times as long."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(batch_size=size, row_groups=[group])
 
 
 def _refuse_twins(names: list[str], path: str) -> None:

@@ -2,49 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.types as kinds
 
 from batchpipe.errors import ConfigError
-from batchpipe.planner.request import TokenIds
-from batchpipe.rows.arrow import IntArray, number_lists
+from batchpipe.planner.request import Prompts
 from batchpipe.rows.messages import BadMessages, Message, parse_messages
 from batchpipe.rows.request_ids import read_request_ids
 from batchpipe.rows.source import Rows
 from batchpipe.rows.template import RenderError, Template
+from batchpipe.rows.token_ids import read_token_ids
 from batchpipe.rows.words import listed, shown
 
 PromptKind = Literal["text", "messages", "token_ids"]
+Cell = TypeVar("Cell")
 
 SOURCES: dict[str, PromptKind] = {
     "prompt": "text",
     "messages": "messages",
     "prompt_token_ids": "token_ids",
 }
-_LARGEST_ID = 2**31 - 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prompt:
-    """One row's prompt: a text as it is, a chat for the chat template, or token ids."""
-
-    kind: PromptKind
-    value: str | list[Message] | TokenIds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptTable:
-    """Every row's id, and its prompt or the sentence that says why it has none."""
+    """Every row's id, and its prompt or the sentence that says why it has none.
 
-    request_ids: tuple[str, ...]
-    prompts: tuple[Prompt | str, ...]
+    All prompts are of one kind: texts as they are, chats for the chat template, or token ids.
+    """
+
+    request_ids: tuple[str, ...]  # [all rows]
+    kind: PromptKind
+    rows: npt.NDArray[np.int64]  # those with a prompt, rising  # [prompts]
+    prompts: Prompts | list[str] | list[list[Message]]  # [prompts]
+    faults: dict[int, str]  # row -> why it has no prompt
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self.request_ids)
 
 
 class _BadPrompt(ValueError):
@@ -65,31 +65,33 @@ def build_prompts(
     """
     if len(rows.faults) == len(rows):
         ids = tuple(f"row-{ordinal}" for ordinal in range(len(rows)))
-        return PromptTable(ids, tuple(rows.faults[ordinal] for ordinal in range(len(rows))))
-    found = _prompts(rows, template, prompt_column)
+        return PromptTable(ids, "text", np.zeros(0, dtype=np.int64), [], dict(rows.faults))
+    column = None if template is not None else prompt_column or _only_source(rows)
+    _check_source(rows, template, prompt_column)
     ids = read_request_ids(rows, id_column)
-    prompts = (rows.faults.get(ordinal, prompt) for ordinal, prompt in enumerate(found))
-    return PromptTable(ids, tuple(prompts))
+    if column is None:
+        assert template is not None, "no column and no template"
+        return _rendered(rows, ids, template)
+    kind = SOURCES.get(column) or _kind_of(rows, column)
+    if kind == "token_ids":
+        return _token_prompts(rows, ids, column)
+    if kind == "text":
+        return _read(rows, ids, kind, rows.values(column), partial(_text, column))
+    from_arrow = any(file.format == "parquet" for file in rows.files)
+    chat = partial(_chat, column, from_arrow=from_arrow)
+    return _read(rows, ids, kind, rows.values(column), chat)
 
 
-def _prompts(
-    rows: Rows, template: Template | None, prompt_column: str | None
-) -> Iterator[Prompt | str]:
+def _check_source(rows: Rows, template: Template | None, prompt_column: str | None) -> None:
     if template is not None:
         if prompt_column is not None:
             raise ConfigError("--template and --prompt-column exclude each other: give one")
         template.check_columns(rows.names)
-        return _rendered(rows, template)
-    column = prompt_column or _only_source(rows)
-    if column not in rows.names:
+    elif prompt_column is not None and prompt_column not in rows.names:
         raise ConfigError(
-            f"{rows.source} has no column {column!r} for --prompt-column; "
+            f"{rows.source} has no column {prompt_column!r} for --prompt-column; "
             f"its columns are {listed(rows.names)}"
         )
-    kind = SOURCES.get(column) or _kind_of(rows, column)
-    if kind == "token_ids":
-        return _token_prompts(rows, column)
-    return _cell_prompts(rows, column, kind)
 
 
 def _only_source(rows: Rows) -> str:
@@ -121,25 +123,46 @@ def _kind_of(rows: Rows, column: str) -> PromptKind:
     return "text"
 
 
-def _rendered(rows: Rows, template: Template) -> Iterator[Prompt | str]:
+def _rendered(rows: Rows, ids: tuple[str, ...], template: Template) -> PromptTable:
+    def render(row: dict[str, object]) -> str:
+        try:
+            return _text("the rendered template", template.render(row))
+        except RenderError as bad:
+            raise _BadPrompt(str(bad)) from bad
+
     names = [name for name in template.lookups if name in rows.names]
-    for row in rows.mappings(names):
-        try:
-            yield Prompt("text", _text("the rendered template", template.render(row)))
-        except (RenderError, _BadPrompt) as bad:
-            yield str(bad)
+    return _read(rows, ids, "text", rows.mappings(names), render)
 
 
-def _cell_prompts(rows: Rows, column: str, kind: PromptKind) -> Iterator[Prompt | str]:
-    from_arrow = any(file.format == "parquet" for file in rows.files)
-    for cell in rows.values(column):
+def _read(
+    rows: Rows,
+    ids: tuple[str, ...],
+    kind: PromptKind,
+    cells: Iterable[Cell],
+    read: Callable[[Cell], Any],
+) -> PromptTable:
+    """What ``read`` makes of each readable row's cell; the message of a `_BadPrompt` else."""
+    faults = dict(rows.faults)
+    good: list[int] = []
+    prompts: list[Any] = []
+    for ordinal, cell in enumerate(cells):
+        if ordinal in faults:
+            continue
         try:
-            if kind == "text":
-                yield Prompt(kind, _text(column, cell))
-            else:
-                yield Prompt(kind, _chat(column, cell, from_arrow=from_arrow))
+            prompts.append(read(cell))
+            good.append(ordinal)
         except _BadPrompt as bad:
-            yield str(bad)
+            faults[ordinal] = str(bad)
+    return PromptTable(ids, kind, np.array(good, dtype=np.int64), prompts, faults)
+
+
+def _token_prompts(rows: Rows, ids: tuple[str, ...], column: str) -> PromptTable:
+    found = read_token_ids(rows, column)
+    readable = np.ones(len(rows), dtype=np.bool_)
+    readable[list(rows.faults)] = False
+    kept = np.flatnonzero(readable[found.rows])
+    faults = {**rows.faults, **{r: why for r, why in found.faults.items() if readable[r]}}
+    return PromptTable(ids, "token_ids", found.rows[kept], found.prompts.take(kept), faults)
 
 
 def _text(column: str, cell: object) -> str:
@@ -167,50 +190,3 @@ def _chat(column: str, cell: object, *, from_arrow: bool) -> list[Message]:
     except BadMessages as bad:
         joint = "" if str(bad).startswith("[") else " "
         raise _BadPrompt(f"{column}{joint}{bad}") from bad
-
-
-def _token_prompts(rows: Rows, column: str) -> Iterator[Prompt | str]:
-    """Token ids as int32 arrays; a Parquet list column never becomes Python numbers."""
-    for cell in _id_lists(rows, column):
-        try:
-            yield Prompt("token_ids", _token_ids(column, cell))
-        except _BadPrompt as bad:
-            yield str(bad)
-
-
-def _id_lists(rows: Rows, column: str) -> Iterator[object]:
-    if rows.table is None:
-        yield from rows.values(column)
-        return
-    for chunk in rows.table.column(column).chunks:
-        lists = number_lists(chunk)
-        yield from chunk.to_pylist() if lists is None else lists
-
-
-def _token_ids(column: str, cell: object) -> TokenIds:
-    if cell is None:
-        raise _BadPrompt(f"{column} is null")
-    if not isinstance(cell, (list, np.ndarray)):
-        raise _BadPrompt(f"{column} is {shown(cell)}, not a list of token ids")
-    if len(cell) == 0:
-        raise _BadPrompt(f"{column} is empty")
-    wrong = _first_wrong(cell)
-    if wrong is not None:
-        value = cell[wrong] if isinstance(cell, list) else int(cell[wrong])
-        raise _BadPrompt(
-            f"{column}[{wrong}] is {shown(value)}; a token id is a whole number from 0 to "
-            f"{_LARGEST_ID}"
-        )
-    return np.asarray(cell, dtype=np.int32)
-
-
-def _first_wrong(ids: list[object] | IntArray) -> int | None:
-    """Index of the first element that is no token id."""
-    if isinstance(ids, np.ndarray):
-        if ids.min() >= 0 and ids.max() <= _LARGEST_ID:
-            return None
-        return int(np.flatnonzero((ids < 0) | (ids > _LARGEST_ID))[0])
-    for index, token in enumerate(ids):
-        if type(token) is not int or not 0 <= token <= _LARGEST_ID:
-            return index
-    return None

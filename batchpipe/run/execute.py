@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -14,17 +13,20 @@ from batchpipe.engine.model import bind, load_model
 from batchpipe.engine.self_check import check_attention
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.plan import Plan
+from batchpipe.planner.planning import pace_of
+from batchpipe.planner.replan import Replanner
 from batchpipe.planner.token_batcher import Counts
 from batchpipe.run.answers import Answers
+from batchpipe.run.history import save_history
 from batchpipe.run.journal import Journal
 from batchpipe.run.kv_memory import blocks_for_all, blocks_in, free_bytes
 from batchpipe.run.language import Language
-from batchpipe.run.prepare import Job, plan_job
+from batchpipe.run.plan_job import Target, plan_job
+from batchpipe.run.prepare import Job
 from batchpipe.run.progress import Progress
 from batchpipe.run.stop import StopSignals
 
-# Past the knee of the matrix kernels; on a CPU a step's activations also stay in its caches.
-STEP_TOKENS = {"cpu": 1024, "cuda": 8192}
+BUDGET = "the budget"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Executed:
     kv_tokens: int = 0
     load_seconds: float = 0.0
     run_seconds: float = 0.0
-    stopped_by: signal.Signals | None = None
+    stopped_by: str | None = None  # a signal's name, or what was spent
 
 
 def execute(
@@ -47,12 +49,15 @@ def execute(
     journal: Journal,
     options: JobOptions,
     *,
-    kv_blocks: int | None,
-    step_tokens: int | None,
+    target: Target,
     device: torch.device,
     dtype: str,
+    ends_at: float | None = None,
 ) -> Executed:
-    """Every prompt of the plan is answered in the journal, or as many as a stop signal allowed."""
+    """Every prompt of the plan is answered in the journal, or as many as a stop allowed.
+
+    ``ends_at`` is the time, by `time.monotonic`, at which the budget is spent.
+    """
     if not len(plan.prompts):
         return Executed(plan)
     started = time.perf_counter()
@@ -65,26 +70,36 @@ def execute(
         trust_remote_code=options.trust_remote_code,
     )
     faults: dict[int, str] = {}
-    if kv_blocks is None:
-        kv_blocks = blocks_in(free_bytes(device.type), language.shape, dtype)
-        fitting, plan = plan_job(job, options.order, kv_blocks)
+    if target.kv_blocks is None:
+        free = blocks_in(free_bytes(device.type), language.shape, dtype)
+        target = replace(target, kv_blocks=free)
+        fitting, plan = plan_job(job, options.order, target, history=plan.history)
         faults = {row: why for row, why in fitting.faults.items() if row not in job.faults}
         job = fitting
-    kv_blocks = min(kv_blocks, blocks_for_all(plan))
+    setting = target.setting
+    assert setting is not None
+    kv_blocks = min(setting.kv_blocks, blocks_for_all(plan))
     check_attention(model, language.shape, options.model)
     decoder = bind(model, language.shape, kv_blocks)
     loaded = time.perf_counter()
+    setting = replace(setting, kv_blocks=kv_blocks)
+    replanner = Replanner(plan, setting)
+    plan = replanner.plan
     engine = Engine(
         decoder,
         plan,
         kv_blocks=kv_blocks,
-        step_tokens=step_tokens or STEP_TOKENS[device.type],
+        pace=pace_of(plan, setting),
         eos_token_ids=language.eos_token_ids,
         request_ids=[job.request_ids[row] for row in job.runnable[plan.first_row].tolist()],
         seed=options.seed,
         tokenizer=language.tokenizer,
     )
-    stopped_by = _answer(engine, Answers(job, plan, language), journal, len(job.rows))
+    answers = Answers(job, plan, language)
+    stopped_by = _answer(engine, answers, replanner, journal, len(job.rows), ends_at)
+    lengths = engine.batcher.lengths
+    learnt = {key: lengths.finished(group) for group, key in enumerate(plan.group_keys)}
+    save_history(options.model, options.template, learnt)
     return Executed(
         plan=plan,
         faults=faults,
@@ -96,13 +111,23 @@ def execute(
     )
 
 
-def _answer(engine: Engine, answers: Answers, journal: Journal, rows: int) -> signal.Signals | None:
-    """Steps until everything is answered or a signal asks to stop; returns the signal."""
+def _answer(
+    engine: Engine,
+    answers: Answers,
+    replanner: Replanner,
+    journal: Journal,
+    rows: int,
+    ends_at: float | None,
+) -> str | None:
+    """Steps until everything is answered or something asks to stop; returns what."""
     progress = Progress(rows, len(journal.results))
     prompt_tokens = 0
     with StopSignals() as stop:
         try:
             for finished in engine.steps():
+                for answer in finished:
+                    replanner.answered(answer.index)
+                replanner.between_steps(engine.batcher)
                 results = answers.results(finished)
                 journal.add(results)
                 prompt_tokens += sum(result.prompt_tokens for result in results)
@@ -113,7 +138,9 @@ def _answer(engine: Engine, answers: Answers, journal: Journal, rows: int) -> si
                     max(0.0, 1 - counts.computed_prompt_tokens / max(1, prompt_tokens)),
                 )
                 if stop.received is not None:
-                    return stop.received
+                    return stop.received.name
+                if ends_at is not None and time.monotonic() >= ends_at:
+                    return BUDGET
         finally:
             progress.close()
             journal.flush()

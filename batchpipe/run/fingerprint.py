@@ -13,7 +13,15 @@ from batchpipe.config import JobOptions
 from batchpipe.rows.source import Rows
 
 # Options that change how long a run takes, not what it answers.
-WITHOUT_EFFECT = ("input", "kv_memory", "order", "device", "trust_remote_code")
+WITHOUT_EFFECT = (
+    "input",
+    "kv_memory",
+    "order",
+    "device",
+    "trust_remote_code",
+    "machine",
+    "price_per_hour",
+)
 
 
 def fingerprint(options: JobOptions, rows: Rows, dtype: str) -> dict[str, Any]:

@@ -11,18 +11,19 @@ from pathlib import Path
 
 import torch
 
-from batchpipe.config import JobOptions, RunOptions, allowed_errors
+from batchpipe.config import JobOptions, RunOptions, allowed_errors, budget_hours
 from batchpipe.engine.model import choose_device, choose_dtype, refuse_by_class
 from batchpipe.errors import ConfigError, Interrupted, StoppedEarly
-from batchpipe.planner.plan import make_plan
+from batchpipe.planner.planning import make_plan
 from batchpipe.rows.output_path import check_output
 from batchpipe.rows.results import Result, write_results
 from batchpipe.run.execute import Executed, execute
 from batchpipe.run.fingerprint import fingerprint
+from batchpipe.run.history import load_history
 from batchpipe.run.journal import Journal, read_manifest
-from batchpipe.run.kv_memory import kv_blocks_before_loading
 from batchpipe.run.language import Language, load_config, load_language
-from batchpipe.run.prepare import Job, plan_job, prepare, read_job_rows
+from batchpipe.run.plan_job import Target, plan_job, target_of
+from batchpipe.run.prepare import Job, prepare, read_job_rows
 from batchpipe.run.summary import Summary
 
 
@@ -34,7 +35,7 @@ class _Ready:
     language: Language
     device: torch.device
     dtype: str
-    kv_blocks: int | None
+    target: Target
 
 
 def run(options: JobOptions, run_options: RunOptions) -> Summary:
@@ -44,9 +45,10 @@ def run(options: JobOptions, run_options: RunOptions) -> Summary:
         ConfigError: before the model loads, for anything wrong with the request
         StoppedEarly: after SIGTERM or Ctrl-C (`Interrupted`); what is finished is on disk
     """
-    started = time.perf_counter()
+    started, began = time.perf_counter(), time.monotonic()
     folder, own_output = _check_places(options, run_options)
-    ready = _make_ready(options)
+    budget = budget_hours(options, run_options)
+    ready = _make_ready(options, run_options)
     rows = ready.job.rows
     journal = Journal.open(
         folder,
@@ -60,7 +62,8 @@ def run(options: JobOptions, run_options: RunOptions) -> Summary:
         return finished
     earlier = list(journal.results.values())
     left = set(ready.job.runnable.tolist()) - journal.results.keys()
-    job, plan = plan_job(ready.job.only(left), options.order, ready.kv_blocks)
+    history = load_history(options.model, options.template)
+    job, plan = plan_job(ready.job.only(left), options.order, ready.target, history=history)
     _record(journal, job.faults)
     plan_seconds = time.perf_counter() - started
     executed = execute(
@@ -69,10 +72,10 @@ def run(options: JobOptions, run_options: RunOptions) -> Summary:
         ready.language,
         journal,
         options,
-        kv_blocks=ready.kv_blocks,
-        step_tokens=run_options.step_tokens,
+        target=ready.target,
         device=ready.device,
         dtype=ready.dtype,
+        ends_at=None if budget is None else began + budget * 3600,
     )
     _record(journal, executed.faults)
     if executed.stopped_by is not None:
@@ -84,7 +87,7 @@ def run(options: JobOptions, run_options: RunOptions) -> Summary:
     return summary
 
 
-def _make_ready(options: JobOptions) -> _Ready:
+def _make_ready(options: JobOptions, run_options: RunOptions) -> _Ready:
     """Everything checked and tokenized, short of the weights."""
     device = choose_device(options.device)
     rows, template = read_job_rows(options)
@@ -92,8 +95,10 @@ def _make_ready(options: JobOptions) -> _Ready:
     refuse_by_class(options.model, config)
     language = load_language(options, config)
     dtype = choose_dtype(options.dtype, config, device)
-    kv_blocks = kv_blocks_before_loading(options, language.shape, device.type, dtype)
-    return _Ready(prepare(options, rows, template, language), language, device, dtype, kv_blocks)
+    target = target_of(
+        options, language, device=device.type, dtype=dtype, step_tokens=run_options.step_tokens
+    )
+    return _Ready(prepare(options, rows, template, language), language, device, dtype, target)
 
 
 def _check_places(options: JobOptions, run_options: RunOptions) -> tuple[Path, bool]:
@@ -133,10 +138,10 @@ def _record(journal: Journal, faults: dict[int, str]) -> None:
     journal.flush()
 
 
-def _stopped(by: signal.Signals, journal: Journal, rows: int) -> StoppedEarly:
-    kind = Interrupted if by == signal.SIGINT else StoppedEarly
+def _stopped(by: str, journal: Journal, rows: int) -> StoppedEarly:
+    kind = Interrupted if by == signal.SIGINT.name else StoppedEarly
     return kind(
-        f"stopped by {by.name} with {len(journal.results)} of {rows} rows finished and on disk in "
+        f"stopped by {by} with {len(journal.results)} of {rows} rows finished and on disk in "
         f"{journal.folder}; the same command goes on from there"
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 from batchpipe.config import JobOptions, parse_bytes
 from batchpipe.errors import ConfigError
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
+from batchpipe.planner.machine import Machine
 from batchpipe.planner.model_shape import ModelShape
 from batchpipe.planner.plan import Plan
 
@@ -40,6 +41,18 @@ def kv_blocks_before_loading(
     else:
         return None
     return blocks_in(kv_bytes, shape, dtype)
+
+
+def blocks_on(machine: Machine, shape: ModelShape, dtype: str) -> int:
+    """Blocks that KV may take on this machine beside the model's weights."""
+    weights = shape.weight_bytes(dtype)
+    left = int((machine.memory_bytes - weights) * CUDA_SHARE)
+    if left <= 0:
+        raise ConfigError(
+            f"the weights take {weights / 1e9:.1f} GB in {dtype} and {machine.name} has "
+            f"{machine.memory_bytes / 1e9:.0f} GB; choose a larger machine or a smaller model"
+        )
+    return blocks_in(left, shape, dtype)
 
 
 def blocks_in(kv_bytes: int, shape: ModelShape, dtype: str) -> int:

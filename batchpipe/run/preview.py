@@ -13,9 +13,11 @@ from batchpipe.planner.explain import explain_tree
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.model_shape import DTYPE_BYTES
 from batchpipe.planner.plan import Plan
-from batchpipe.run.kv_memory import blocks_for_all, kv_blocks_before_loading
+from batchpipe.run.history import load_history
+from batchpipe.run.kv_memory import blocks_for_all
 from batchpipe.run.language import Language, load_config, load_language
-from batchpipe.run.prepare import plan_job, prepare, read_job_rows
+from batchpipe.run.plan_job import plan_job, target_of
+from batchpipe.run.prepare import prepare, read_job_rows
 
 EXCERPT_CHARACTERS = 48
 FAULTS_SHOWN = 5
@@ -93,8 +95,11 @@ def preview(options: JobOptions) -> Preview:
     language = load_language(options, load_config(options))
     dtype = _dtype(options.dtype, language)
     device = "cuda" if options.device == "cuda" else "cpu"
-    kv_blocks = kv_blocks_before_loading(options, language.shape, device, dtype)
-    job, plan = plan_job(prepare(options, rows, template, language), options.order, kv_blocks)
+    target = target_of(options, language, device=device, dtype=dtype, elsewhere=True)
+    history = load_history(options.model, options.template)
+    job = prepare(options, rows, template, language)
+    job, plan = plan_job(job, options.order, target, history=history)
+    kv_blocks = target.kv_blocks
     return Preview(
         rows=len(rows),
         runnable=plan.rows,

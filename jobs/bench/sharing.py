@@ -24,7 +24,8 @@ from record import append_results, as_table
 from batchpipe.demo.prompt import MODEL_DIR
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.order import ORDERS
-from batchpipe.planner.plan import Plan, make_plan
+from batchpipe.planner.plan import Plan
+from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
 from batchpipe.planner.token_batcher import TokenBatcher
 from batchpipe.run.preview import hide_torch

@@ -16,7 +16,8 @@ from batchpipe.engine.engine import Answer, Engine
 from batchpipe.engine.model import bind, load_model
 from batchpipe.planner.model_shape import ModelShape
 from batchpipe.planner.order import ORDERS
-from batchpipe.planner.plan import make_plan
+from batchpipe.planner.pace import Full
+from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
 
 Model = Callable[[str], Path]
@@ -44,13 +45,13 @@ def answers(
         decoder,
         plan,
         kv_blocks=kv_blocks,
-        step_tokens=step_tokens,
+        pace=Full(step_tokens),
         eos_token_ids=eos,
         request_ids=[names[row] for row in plan.first_row.tolist()],
         tokenizer=load_tokenizer(str(model_dir)),
     )
     for length in seen:
-        engine.batcher.lengths.add(length)
+        engine.batcher.lengths.add(0, length)
     by_prompt = {answer.index: answer for step in engine.steps() for answer in step}
     assert len(by_prompt) == len(plan.prompts)
     engine.batcher.ledger.check_integrity()

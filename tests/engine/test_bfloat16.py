@@ -13,8 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from batchpipe.engine.model import bind, load_model
 from batchpipe.engine.token_batch import form
+from batchpipe.planner.kv_ledger import KVLedger
 from batchpipe.planner.model_shape import ModelShape
-from batchpipe.planner.plan import make_plan
+from batchpipe.planner.pace import Full
+from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
 from batchpipe.planner.token_batcher import TokenBatcher
 
@@ -35,8 +37,9 @@ def engine_logits(model_dir: Path, prompts: list[list[int]], dtype: str) -> torc
     model = load_model(str(model_dir), config, dtype=dtype, device=device)
     decoder = bind(model, ModelShape.from_config(config), BLOCKS)
     plan = make_plan(Prompts.pack(prompts), [Sampling(max_tokens=1)] * len(prompts))
-    chunks = TokenBatcher(plan, BLOCKS, step_tokens=4096).next_step()
-    batch = form(chunks, device)
+    step = TokenBatcher(plan, KVLedger(BLOCKS), Full(4096)).next_step()
+    assert step is not None
+    batch = form(step.all_chunks(), device)
     logits = decoder.logits(batch)
     assert len(logits) == len(prompts)
     return logits[np.argsort([sequence.index for sequence in batch.sequences])]

@@ -17,8 +17,9 @@ from batchpipe.kernels import reference
 from batchpipe.kernels.attention import DENSE_MIN_QUERIES, attend
 from batchpipe.kernels.layout import Layout
 from batchpipe.kernels.reference import Variant
-from batchpipe.planner.kv_ledger import BLOCK_TOKENS
-from batchpipe.planner.plan import make_plan
+from batchpipe.planner.kv_ledger import BLOCK_TOKENS, KVLedger
+from batchpipe.planner.pace import Full
+from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
 from batchpipe.planner.token_batcher import TokenBatcher
 
@@ -58,8 +59,8 @@ def steps_of(
     samplings = [Sampling(max_tokens=length, ignore_eos=True) for length in lengths]
     plan = make_plan(Prompts.pack(rows), samplings)
     kv_blocks = ample_blocks(plan) * (2 if scattered else 1)
-    batcher = TokenBatcher(plan, kv_blocks, step_tokens)
-    run = DryRun(plan, batcher, [s.max_tokens for s in plan.samplings])
+    batcher = TokenBatcher(plan, KVLedger(kv_blocks), Full(step_tokens))
+    run = DryRun(plan, batcher, [s.max_tokens for s in plan.samplings], step_tokens)
     if scattered:
         taken = batcher.ledger.take(kv_blocks)
         batcher.ledger.give_back(taken[::2])

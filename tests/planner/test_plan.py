@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from batchpipe.planner.explain import WIDEST_NODES, explain_tree
 from batchpipe.planner.lengths import FIRST_GUESS_TOKENS
 from batchpipe.planner.order import ORDERS
-from batchpipe.planner.plan import Plan, expected_outputs, make_plan
+from batchpipe.planner.plan import Plan
+from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
 
 SAMPLINGS = (
@@ -62,7 +63,7 @@ def test_every_prompt_answers_some_row_and_none_is_asked_twice(asked: Asked) -> 
         for first in sorted(set(plan.first_prompt.tolist()))
         for sample in range(plan.samplings[first].n)
     ]
-    assert answered == list(range(len(plan.prompts))) == sorted(plan.order.tolist())
+    assert answered == list(range(len(plan.prompts))) == sorted(plan.order.prompts.tolist())
     drawn_once = {(tuple(ids), s) for ids, s in asked if s.deterministic}
     drawn_each = [s for _, s in asked if not s.deterministic]
     expected = sum(s.n for _, s in drawn_once) + sum(s.n for s in drawn_each)
@@ -86,7 +87,7 @@ def test_rank_is_the_place_in_the_tree(asked: Asked) -> None:
 @given(asked_rows, st.sampled_from(sorted(ORDERS)))
 def test_plan_is_the_same_for_the_same_rows(asked: Asked, order: str) -> None:
     one, again = plan_of(asked, order), plan_of(asked, order)
-    np.testing.assert_array_equal(one.order, again.order)
+    np.testing.assert_array_equal(one.order.prompts, again.order.prompts)
     np.testing.assert_array_equal(one.first_prompt, again.first_prompt)
     assert one.order_name == order
 
@@ -113,14 +114,15 @@ def test_length_is_exact_only_where_nothing_but_the_limit_ends_an_answer() -> No
         Sampling(ignore_eos=True, stop_token_ids=(3,)),
     ]
     plan = plan_of([([1], sampling) for sampling in ends])
-    assert [plan.exact_lengths(index) for index in range(4)] == [True, False, False, False]
+    assert [plan.exact_length(index) for index in range(4)] == [True, False, False, False]
 
 
 def test_expected_output_is_the_limit_where_eos_is_ignored_and_a_guess_elsewhere() -> None:
     long = 10 * FIRST_GUESS_TOKENS
     samplings = [Sampling(max_tokens=long, ignore_eos=True), Sampling(max_tokens=long)]
     samplings += [Sampling(max_tokens=3)]
-    assert expected_outputs(samplings).tolist() == [long, FIRST_GUESS_TOKENS, 3]
+    plan = plan_of([([row], sampling) for row, sampling in enumerate(samplings)])
+    assert plan.output_tokens.tolist() == [long, FIRST_GUESS_TOKENS, 3]
 
 
 def test_unknown_order_is_no_plan() -> None:
@@ -131,7 +133,7 @@ def test_unknown_order_is_no_plan() -> None:
 def test_no_rows_make_an_empty_plan() -> None:
     plan = plan_of([])
     assert (plan.rows, plan.duplicates, plan.shareable_prompt_tokens) == (0, 0, 0)
-    assert len(plan.order) == len(plan.prompts) == 0
+    assert len(plan.order.prompts) == len(plan.prompts) == 0
 
 
 # ---- the printed tree ----------------------------------------------------------------------

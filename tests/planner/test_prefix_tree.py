@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batchpipe.planner.prefix_tree import WIDEST_WINDOW_TOKENS, PrefixTree, build
+from batchpipe.planner.prefix_tree import PrefixTree, build
+from batchpipe.planner.prompt_sort import WIDEST_WINDOW_TOKENS
 from batchpipe.planner.request import Prompts
 
 Rows = list[list[int]]

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchpipe.errors import ConfigError
-from batchpipe.rows.prompts import Prompt, build_prompts
+from batchpipe.planner.request import Prompts
+from batchpipe.rows.prompts import build_prompts
 from batchpipe.rows.source import Rows, read_rows
 from batchpipe.rows.template import Template
 
@@ -42,15 +43,15 @@ def either(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     return lambda rows: request.param(tmp_path, rows)
 
 
-def seen(prompt: Prompt | str) -> object:
-    if isinstance(prompt, str):
-        return prompt
-    value = prompt.value.tolist() if isinstance(prompt.value, np.ndarray) else prompt.value
-    return prompt.kind, value
-
-
 def prompts(rows: Rows, **options: Any) -> list[object]:
-    return [seen(prompt) for prompt in build_prompts(rows, **options).prompts]
+    """What became of each row: kind and prompt, or the sentence."""
+    table = build_prompts(rows, **options)
+    found: dict[int, object] = dict(table.faults)
+    for row, prompt in zip(table.rows.tolist(), table.prompts, strict=True):
+        value = prompt.tolist() if isinstance(prompt, np.ndarray) else prompt
+        assert row not in found
+        found[row] = (table.kind, value)
+    return [found[row] for row in range(len(table))]
 
 
 def test_texts(either: Make) -> None:
@@ -163,10 +164,9 @@ def test_token_ids(either: Make) -> None:
         f"prompt_token_ids[1] is {big}; {allowed}",
         ("token_ids", [big - 1]),
     ]
-    first = build_prompts(rows).prompts[0]
-    assert isinstance(first, Prompt)
-    assert isinstance(first.value, np.ndarray)
-    assert first.value.dtype == np.int32
+    found = build_prompts(rows).prompts
+    assert isinstance(found, Prompts)
+    assert found.token_ids.dtype == np.int32
 
 
 @pytest.mark.parametrize(
@@ -185,6 +185,33 @@ def test_token_ids_of_any_arrow_list(tmp_path: Path, kind: pa.DataType) -> None:
         "prompt_token_ids is null",
         ("token_ids", [3, 4]),
         ("token_ids", [5, 6]),
+    ]
+
+
+def test_token_ids_of_several_groups_lie_in_order_in_one_array(tmp_path: Path) -> None:
+    big = 2**32 + 7  # would be 7 in 32 bits
+    cells = pa.array([[1], [2, big], None, [3, 4], [], [5]], pa.list_(pa.uint64()))
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"prompt_token_ids": cells}), path, row_group_size=2)
+    table = build_prompts(read_rows(str(path)))
+    assert isinstance(table.prompts, Prompts)
+    assert table.rows.tolist() == [0, 3, 5]
+    assert [ids.tolist() for ids in table.prompts] == [[1], [3, 4], [5]]
+    assert table.prompts.token_ids.dtype == np.int32
+    assert sorted(table.faults) == [1, 2, 4]
+    assert table.faults[1].startswith(f"prompt_token_ids[1] is {big}; a token id is")
+
+
+def test_what_lies_under_a_null_is_no_prompt() -> None:
+    hidden = pa.array([9, 9, -1, 4], pa.int32())
+    null = pa.array([False, True, False])
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 3, 4], pa.int32()), hidden, mask=null)
+    table = pa.table({"prompt_token_ids": lists})
+    rows = Rows("a", (), ("prompt_token_ids",), table=table)
+    assert prompts(rows) == [
+        ("token_ids", [9]),
+        "prompt_token_ids is null",
+        ("token_ids", [4]),
     ]
 
 

@@ -1,0 +1,110 @@
+"""From a prepared job to a plan: what it will run on, and which rows will not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from batchpipe.config import JobOptions
+from batchpipe.planner.cost import StepCost
+from batchpipe.planner.kv_ledger import BLOCK_TOKENS, blocks_for
+from batchpipe.planner.plan import Plan
+from batchpipe.planner.planning import SIMULATED_PROMPTS, Setting, make_plan, ordered
+from batchpipe.run.kv_memory import blocks_on, kv_blocks_before_loading
+from batchpipe.run.language import Language
+from batchpipe.run.prepare import Job
+from batchpipe.run.profiles import find_machine
+
+# Past the knee of the matrix kernels; on a CPU a step's activations also stay in its caches.
+STEP_TOKENS = {"cpu": 1024, "cuda": 8192}
+
+History = Mapping[bytes, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The machine that a plan is for, as far as it is known."""
+
+    cost: StepCost
+    kv_blocks: int | None  # None where only the loaded weights tell
+    step_tokens: int
+
+    @property
+    def setting(self) -> Setting | None:
+        """What `planned` simulates on; None before the KV memory is known."""
+        if self.kv_blocks is None:
+            return None
+        return Setting(self.cost, self.kv_blocks, self.step_tokens)
+
+
+def target_of(
+    options: JobOptions,
+    language: Language,
+    *,
+    device: str,
+    dtype: str,
+    step_tokens: int | None = None,
+    elsewhere: bool = False,
+) -> Target:
+    """This machine, by its calibrated profile where it has one.
+
+    ``elsewhere`` plans for the memory of the machine that ``--machine`` names instead.
+    """
+    machine = find_machine(options.machine, model=options.model, dtype=dtype, device=device)
+    cost = StepCost(language.shape, machine, dtype)
+    if elsewhere and options.machine is not None:
+        device = "cpu" if machine.name.startswith("cpu") else "cuda"
+        if options.kv_memory == "auto":
+            return Target(cost, blocks_on(machine, language.shape, dtype), STEP_TOKENS[device])
+    kv_blocks = kv_blocks_before_loading(options, language.shape, device, dtype)
+    return Target(cost, kv_blocks, step_tokens or STEP_TOKENS[device])
+
+
+def plan_job(
+    job: Job,
+    order: str,
+    target: Target,
+    *,
+    history: History | None = None,
+    simulated_prompts: int | None = SIMULATED_PROMPTS,
+) -> tuple[Job, Plan]:
+    """The plan, and the job without the rows that would not fit the KV memory even alone.
+
+    ``planned`` chooses its order by simulating at most ``simulated_prompts``; None: all.
+    """
+    while True:
+        plan = make_plan(job.prompts, job.samplings, order="input", history=history)
+        faults = {} if target.kv_blocks is None else _too_large(job, plan, target.kv_blocks)
+        if not faults:
+            break
+        job = job.without(faults)
+    named = replace(plan, order_name=order)
+    return job, ordered(named, target.setting, simulated_prompts=simulated_prompts)
+
+
+def _too_large(job: Job, plan: Plan, kv_blocks: int) -> dict[int, str]:
+    needed = alone_blocks(plan)[plan.first_prompt]
+    return {
+        int(job.runnable[place]): (
+            f"prompt and answer need {needed[place] * BLOCK_TOKENS} tokens of KV memory and "
+            f"--kv-memory holds {kv_blocks * BLOCK_TOKENS}; give more memory or lower max_tokens"
+        )
+        for place in np.flatnonzero(needed > kv_blocks).tolist()
+    }
+
+
+def alone_blocks(plan: Plan) -> npt.NDArray[np.int64]:  # [plan.prompts]
+    """KV blocks that each prompt holds at its end if it runs alone."""
+    tree = plan.tree
+    path_blocks = np.zeros(len(tree.parent) + 1, dtype=np.int64)  # the last stands for no node
+    spans = zip(tree.parent.tolist(), (tree.end - tree.start).tolist(), strict=True)
+    for node, (parent, tokens) in enumerate(spans):
+        path_blocks[node] = path_blocks[parent] + blocks_for(tokens)
+    answers = np.asarray([sampling.max_tokens for sampling in plan.samplings], dtype=np.int64)
+    ranks = plan.rank_of
+    tails = plan.prompts.lengths - tree.tail_start[ranks] + answers
+    blocks: npt.NDArray[np.int64] = path_blocks[tree.tail_node[ranks]] + -(-tails // BLOCK_TOKENS)
+    return blocks

@@ -1,0 +1,222 @@
+"""What work costs on a machine: seconds of a step, of a request, of a whole job.
+
+The model is a roofline with fixed costs (the step-time model of APEX with weight reads, and
+BlendServe's Comp and Mem). Knows sizes and rates, nothing of an order or of time passing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from batchpipe.planner.machine import Machine
+from batchpipe.planner.model_shape import DTYPE_BYTES, ModelShape
+from batchpipe.planner.prefix_tree import PrefixTree
+from batchpipe.planner.step import StepLoad
+
+Seconds = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds that one model's steps take on one machine in one dtype."""
+
+    shape: ModelShape
+    machine: Machine
+    dtype: str
+
+    # ---- rates ----------------------------------------------------------------------------
+
+    @cached_property
+    def token_seconds(self) -> float:
+        """One row through all linear layers, where rows are many: 2 P / F_eff."""
+        shape = self.shape
+        share = shape.experts_per_token / shape.experts if shape.experts else 0.0
+        parameters = shape.linear_parameters + shape.expert_parameters * share
+        return 2 * parameters / (self.machine.matmul_flops * self._dtype_share)
+
+    @cached_property
+    def head_seconds(self) -> float:
+        """One row through the output head."""
+        return 2 * self.shape.head_parameters / (self.machine.matmul_flops * self._dtype_share)
+
+    @cached_property
+    def key_seconds(self) -> float:
+        """One token's keys and values read in all layers: H_kv L 2 bytes / B_eff."""
+        return self.shape.kv_bytes_per_token(self.dtype) / self.machine.kv_bytes_per_second
+
+    @cached_property
+    def pair_seconds(self) -> float:
+        """One query against one key that many queries share, in all layers: 4 H_q L / F_attn."""
+        shape = self.shape
+        flops = 4 * shape.heads * shape.head_dim * shape.layers
+        return flops / (self.machine.attention_flops * self._dtype_share)
+
+    @cached_property
+    def fixed_seconds(self) -> float:
+        """A step with nothing in it."""
+        return self.machine.step_seconds + self.shape.layers * self.machine.layer_seconds
+
+    @cached_property
+    def _dtype_share(self) -> float:
+        return 1.0 if DTYPE_BYTES[self.dtype] <= 2 else self.machine.float32_share
+
+    def weights_seconds(self, tokens: int) -> float:
+        """Reading the weights of the linear layers once, experts as far as ``tokens`` meet them."""
+        shape = self.shape
+        parameters: float = shape.linear_parameters
+        if shape.experts:
+            # Each token misses an expert with probability 1 - k/E, and tokens choose apart.
+            missed = (1 - shape.experts_per_token / shape.experts) ** tokens
+            parameters += shape.expert_parameters * (1 - missed)
+        return parameters * DTYPE_BYTES[self.dtype] / self.machine.weight_bytes_per_second
+
+    @cached_property
+    def knee_tokens(self) -> int:
+        """Rows up to which the weights' reading hides the computing (the GEMM ridge point)."""
+        everything = 1 << 20
+        return max(1, int(self.weights_seconds(everything) / self.token_seconds))
+
+    # ---- a step ---------------------------------------------------------------------------
+
+    def linear_seconds(self, load: StepLoad) -> float:
+        """Linear layers and output head, each the slower of computing and reading weights."""
+        head_bytes = self.shape.head_parameters * DTYPE_BYTES[self.dtype]
+        head = max(
+            load.drawn * self.head_seconds, head_bytes / self.machine.weight_bytes_per_second
+        )
+        body = max(load.tokens * self.token_seconds, self.weights_seconds(load.tokens))
+        return body + (head if load.drawn else 0.0)
+
+    def compute_seconds(self, load: StepLoad) -> float:
+        """The compute-bound part: linear layers, and attention over keys that queries share."""
+        seen = 1.0
+        if load.prefill_pairs and self._windowed:
+            seen = self._seen(load.prefill_pairs / load.prefill_tokens)
+        pairs = seen * load.prefill_pairs
+        if load.shared_pairs:
+            pairs += self._seen(load.shared_pairs / load.decodes) * load.shared_pairs
+        return self.linear_seconds(load) + pairs * self.pair_seconds
+
+    def memory_seconds(self, load: StepLoad) -> float:
+        """The memory-bound part: keys that decodes read, shared ones once for all of them."""
+        keys = load.own_keys + load.shared_keys
+        if self._windowed and load.decodes:
+            context = (load.own_keys + load.shared_pairs) / load.decodes
+            return self._seen(context) * keys * self.key_seconds
+        return keys * self.key_seconds
+
+    def seconds(self, load: StepLoad) -> float:
+        """The whole step; ``overlap`` hides that share of the shorter part behind the longer."""
+        compute, memory = self.compute_seconds(load), self.memory_seconds(load)
+        hidden = self.machine.overlap * min(compute, memory)
+        return self.overhead_seconds(load) + compute + memory - hidden
+
+    def overhead_seconds(self, load: StepLoad) -> float:
+        """What a step costs beside computing and reading."""
+        return self.fixed_seconds + load.sequences * self.machine.sequence_seconds
+
+    @cached_property
+    def _windowed(self) -> bool:
+        return any(self.shape.windows)
+
+    def _seen(self, context: float) -> float:
+        """Share of a context that the layers' sliding windows let through, on average."""
+        if not self._windowed or context <= 0:
+            return 1.0
+        shares = [min(1.0, window / context) if window else 1.0 for window in self.shape.windows]
+        return sum(shares) / len(shares)
+
+
+@dataclass(frozen=True, eq=False)
+class JobCost:
+    """Compute and memory time of every request and tree node, BlendServe's Comp and Mem.
+
+    ``Comp(r) = (p + d) t_token + (p^2 / 2) t_pair`` for the tokens that the request computes alone,
+    ``Mem(r) = (p d + d^2 / 2) t_key``. A shared node's tokens are computed once, on nobody's
+    account. ``saved_seconds`` are the reads that attention over shared prefixes spares while all
+    prompts below a node decode together: an upper bound of what it gains.
+    """
+
+    compute: Seconds  # of what a prompt computes alone  # [prompts]
+    memory: Seconds  # of its decodes, all keys read  # [prompts]
+    node_compute: Seconds  # of a node's own tokens  # [nodes]
+    saved_seconds: float
+
+    def of(self, some: npt.NDArray[np.bool_]) -> JobCost:
+        """The cost of some of the prompts, with as large a part of the shared nodes."""
+        return JobCost(
+            compute=np.where(some, self.compute, 0.0),
+            memory=np.where(some, self.memory, 0.0),
+            node_compute=self.node_compute * some.mean(),
+            saved_seconds=self.saved_seconds * float(some.mean()),
+        )
+
+    @property
+    def compute_seconds(self) -> float:
+        """``(1 - s) T_comp``: every shared token computed once."""
+        return float(self.compute.sum() + self.node_compute.sum())
+
+    @property
+    def memory_seconds(self) -> float:
+        """``T_mem``: every decode reads its whole context."""
+        return float(self.memory.sum())
+
+    @property
+    def bound_seconds(self) -> float:
+        """``T_o = max((1 - s) T_comp, T_mem)``: nothing that reads all keys can be faster."""
+        return max(self.compute_seconds, self.memory_seconds)
+
+    @property
+    def density(self) -> float:
+        """``(1 - s) T_comp / T_mem`` of the whole job; above 1 it is compute-bound."""
+        return self.compute_seconds / self.memory_seconds if self.memory_seconds else np.inf
+
+
+def job_cost(
+    tree: PrefixTree,
+    prompt_tokens: Counts,  # [prompts]
+    output_tokens: Counts,  # [prompts]
+    cost: StepCost | None,
+) -> JobCost:
+    """The cost of these requests below this tree.
+
+    Without a ``cost`` seconds are relative: a key's reading counts a thousandth of a row's linear
+    layers, as 16-bit models of some billion parameters have it on data-center GPUs.
+    """
+    token, head, pair, key = (1.0, 0.0, 0.0, 1e-3)
+    if cost is not None:
+        token, head = cost.token_seconds, cost.head_seconds
+        pair, key = cost.pair_seconds, cost.key_seconds
+    tail_start = np.empty(len(prompt_tokens), dtype=np.int64)
+    tail_start[tree.order] = tree.tail_start
+    tails = prompt_tokens - tail_start
+    tail_pairs = (prompt_tokens**2 - tail_start**2) / 2
+    compute = (tails + output_tokens) * token + output_tokens * head + tail_pairs * pair
+    memory = (prompt_tokens * output_tokens + output_tokens**2 / 2) * key
+    start, end = tree.start.astype(np.int64), tree.end.astype(np.int64)
+    outputs = np.append(0, np.cumsum(output_tokens[tree.order]))
+    longest = _longest(output_tokens[tree.order], tree)
+    reads_alone = (end - start) * (outputs[tree.last] - outputs[tree.first])
+    return JobCost(
+        compute=compute,
+        memory=memory,
+        node_compute=(end - start) * token + (end**2 - start**2) / 2 * pair,
+        saved_seconds=float((reads_alone - (end - start) * longest).sum() * key),
+    )
+
+
+def _longest(outputs_by_rank: Counts, tree: PrefixTree) -> Counts:  # [nodes]
+    """The longest answer below each node: as many steps read it at least."""
+    longest = np.zeros(len(tree.parent) + 1, dtype=np.int64)  # the last stands for the root
+    np.maximum.at(longest, tree.tail_node, outputs_by_rank)
+    found = longest.tolist()
+    for node in range(len(tree.parent) - 1, -1, -1):
+        parent = tree.parent[node]
+        if found[node] > found[parent]:
+            found[parent] = found[node]
+    return np.array(found[:-1], dtype=np.int64)
