@@ -89,7 +89,7 @@ def _tokens_at(prompts: Prompts, indices: Int32s, position: Int64s) -> Int32s:
     place = prompts.starts[indices] + position
     ended = place >= prompts.ends[indices]
     place[ended] = 0
-    tokens = prompts.token_ids[place]
+    tokens: Int32s = prompts.token_ids[place]
     tokens[ended] = _END
     return tokens
 

@@ -1,0 +1,187 @@
+"""`batchpipe calibrate`: this machine measured with the real engine, and kept as a profile."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.utils.logging import disable_progress_bar
+
+from batchpipe.config import JobOptions
+from batchpipe.engine.calibrate import POINTS, QUICK_POINTS, Measured, measure
+from batchpipe.engine.model import choose_device, choose_dtype, load_model, refuse_by_class
+from batchpipe.engine.self_check import check_attention
+from batchpipe.errors import BatchpipeError
+from batchpipe.planner.fit_machine import Fit, fit_machine
+from batchpipe.planner.machine import Machine
+from batchpipe.planner.model_shape import DTYPE_BYTES, ModelShape
+from batchpipe.run.kv_memory import blocks_in, free_bytes
+from batchpipe.run.language import load_config, load_language
+from batchpipe.run.profiles import find_machine, save_profile
+
+# Without a model: one of ordinary shape, small enough for two CPU cores. Half precision, as most
+# checkpoints are, so that `--dtype auto` chooses what it will choose for them.
+STAND_IN = "random-llama-30m"
+STAND_IN_SIZES = {
+    "vocab_size": 8192,
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 16384,
+    "tie_word_embeddings": True,
+    "dtype": "bfloat16",
+}
+
+FEWEST_STEPS = 8  # fewer do not tell six constants apart
+SHORT_STEP_SECONDS = 0.005  # errors of shorter steps are mostly noise, and little of any job
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """What was measured, what was fitted to it, and where that is kept."""
+
+    machine: Machine
+    model: str
+    dtype: str
+    device: str
+    steps: int
+    median_error: float  # relative, of steps that are not short
+    worst_error: float
+    errors_by_kind: dict[str, float]  # median of each kind
+    path: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; the machine by its fields."""
+        names = ("model", "dtype", "device", "steps", "median_error", "worst_error")
+        own = {name: getattr(self, name) for name in names}
+        kinds = {"errors_by_kind": self.errors_by_kind}
+        return {"machine": self.machine.as_fields(), **own, **kinds, "path": self.path}
+
+    def __str__(self) -> str:
+        machine = self.machine
+        share = 1.0 if DTYPE_BYTES[self.dtype] <= 2 else machine.float32_share
+        reading = machine.weight_bytes_per_second
+        computing = machine.matmul_flops * share / 2 * DTYPE_BYTES[self.dtype]  # weights' bytes/s
+        seen = reading < 0.99 * computing  # else no step was slowed by reading weights
+        kinds = ", ".join(f"{kind} {error:.0%}" for kind, error in self.errors_by_kind.items())
+        rows = (
+            ("linear layers", machine.matmul_flops * share / 1e12, "TFLOP/s"),
+            ("attention", machine.attention_flops * share / 1e12, "TFLOP/s"),
+            ("reading weights", reading / 1e9, "GB/s" if seen else "GB/s or more"),
+            ("reading own keys", machine.kv_bytes_per_second / 1e9, "GB/s"),
+            ("each layer of a step", machine.layer_seconds * 1e6, "µs"),
+            ("each sequence of a step", machine.sequence_seconds * 1e6, "µs"),
+        )
+        return "\n".join(
+            (
+                f"{self.model} in {self.dtype} on {self.device}, {self.steps} steps measured",
+                *(f"  {name:<24}{_figure(amount):>10} {unit}" for name, amount, unit in rows),
+                f"median error {self.median_error:.1%}, worst {self.worst_error:.1%} ({kinds})",
+                f"saved: {self.path}",
+            )
+        )
+
+
+def calibrate(
+    model: str | None, *, dtype: str = "auto", device: str = "auto", quick: bool = False
+) -> Report:
+    """The machine's profile stands where `find_machine` finds it.
+
+    Raises:
+        ConfigError: the model or the device is none that can be used
+        BatchpipeError: too few steps fit the model's context and the memory to tell anything
+    """
+    chosen_device = choose_device(device)
+    with _model(model) as (name, config, shape):
+        chosen_dtype = choose_dtype(dtype, config, chosen_device)
+        loaded = load_model(name, config, dtype=chosen_dtype, device=chosen_device)
+        if model is not None:
+            check_attention(loaded, shape, name)
+    kv_blocks = blocks_in(free_bytes(chosen_device.type), shape, chosen_dtype)
+    points = QUICK_POINTS if quick else POINTS
+    named = model or STAND_IN
+    print(f"measuring {len(points)} steps of {named} in {chosen_dtype}", file=sys.stderr)
+    steps = list(measure(loaded, shape, kv_blocks, points))
+    if len(steps) < FEWEST_STEPS:
+        raise BatchpipeError(
+            f"only {len(steps)} of {len(points)} steps of {named} fit its context of "
+            f"{shape.context} tokens and this machine, and {FEWEST_STEPS} are needed; give a "
+            f"smaller model or one with a longer context"
+        )
+    base = find_machine(None, model=named, dtype=chosen_dtype, device=chosen_device.type)
+    fit = fit_machine(
+        [step.load for step in steps], [step.seconds for step in steps], shape, chosen_dtype, base
+    )
+    machine = replace(
+        fit.machine,
+        name=f"{socket.gethostname()}-{chosen_device.type}",
+        memory_bytes=_memory_bytes(chosen_device),
+        note=f"measured by `batchpipe calibrate` with {named} in {chosen_dtype}",
+    )
+    path = save_profile(machine, named, chosen_dtype, device=chosen_device.type)
+    return _report(machine, fit, steps, named, chosen_dtype, chosen_device.type, path)
+
+
+@contextmanager
+def _model(name: str | None) -> Iterator[tuple[str, Any, ModelShape]]:
+    """Where the model lies while the context lasts, its configuration and its sizes."""
+    if name is not None:
+        options = JobOptions(input="", model=name)
+        config = load_config(options)
+        refuse_by_class(name, config)
+        yield name, config, load_language(options, config).shape
+        return
+    config = transformers.LlamaConfig(**STAND_IN_SIZES)
+    with tempfile.TemporaryDirectory(prefix="batchpipe-") as folder, torch.random.fork_rng():
+        torch.manual_seed(0)
+        disable_progress_bar()
+        transformers.LlamaForCausalLM(config).save_pretrained(folder)
+        yield folder, config, ModelShape.from_config(config)
+
+
+def _memory_bytes(device: torch.device) -> int:
+    """All memory of the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _report(
+    machine: Machine,
+    fit: Fit,
+    steps: list[Measured],
+    model: str,
+    dtype: str,
+    device: str,
+    path: Path,
+) -> Report:
+    whole = fit.of([step.seconds >= SHORT_STEP_SECONDS for step in steps])
+    kinds = dict.fromkeys(step.kind for step in steps)
+    by_kind = {kind: fit.of([step.kind == kind for step in steps]) for kind in kinds}
+    return Report(
+        machine=machine,
+        model=model,
+        dtype=dtype,
+        device=device,
+        steps=len(steps),
+        median_error=round(whole.median_error, 4),
+        worst_error=round(whole.worst_error, 4),
+        errors_by_kind={kind: round(part.median_error, 4) for kind, part in by_kind.items()},
+        path=str(path),
+    )
+
+
+def _figure(amount: float) -> str:
+    """Three digits, without an exponent where a person reads it better so."""
+    return f"{amount:,.0f}" if 100 <= amount < 1e7 else f"{amount:.3g}"
