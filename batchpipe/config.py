@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +52,16 @@ class RunOptions:
     budget_cost: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What only `plan` needs: how much of the job to simulate, and where the plan goes."""
+
+    simulate: bool = False
+    compare: bool = False
+    out: str | None = None
+    step_tokens: int | None = None
+
+
 def parse_bytes(text: str) -> int:
     """Bytes of ``4GB``, ``512MiB`` or a plain number."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
@@ -64,6 +75,14 @@ def parse_bytes(text: str) -> int:
     return amount
 
 
+def written_bytes(amount: int) -> str:
+    """So many bytes or a little more, as `parse_bytes` reads them: ``1.3GB``."""
+    for unit in ("TB", "GB", "MB", "KB"):
+        if amount >= UNITS[unit]:
+            return f"{math.ceil(amount * 10 / UNITS[unit]) / 10:g}{unit}"
+    return str(amount)
+
+
 def allowed_errors(max_errors: str, rows: int) -> int:
     """Error rows that ``--max-errors`` (a count or ``5%``) tolerates among so many rows."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", max_errors.strip())
@@ -74,13 +93,18 @@ def allowed_errors(max_errors: str, rows: int) -> int:
     return int(float(match[1]) * rows / 100) if match[2] else int(match[1])
 
 
+def check_price(options: JobOptions) -> None:
+    """``--price-per-hour`` is a price where it is given; `ConfigError` else."""
+    price = options.price_per_hour
+    if price is not None and not 0 < price < math.inf:
+        raise ConfigError(
+            f"--price-per-hour {price:g} must be more than 0: what an hour of this machine costs"
+        )
+
+
 def budget_hours(options: JobOptions, run_options: RunOptions) -> float | None:
     """Hours after which the run stops, by `--budget-hours` or `--budget-cost`; None: never."""
-    if options.price_per_hour is not None and not options.price_per_hour > 0:
-        raise ConfigError(
-            f"--price-per-hour {options.price_per_hour:g} must be more than 0: what an hour of "
-            f"this machine costs"
-        )
+    check_price(options)
     given = {"--budget-hours": run_options.budget_hours, "--budget-cost": run_options.budget_cost}
     for name, value in given.items():
         if value is not None and not value > 0:

@@ -23,8 +23,8 @@ class Order:
     """The prompts as they will be admitted.
 
     With a density it is read from both ends: the front gives compute-bound prompts, the back
-    memory-bound ones. It is that of the unit at each place, and never rises. Those from the back
-    begin in ``waves``, see `Partition`.
+    memory-bound ones. It is that of the unit at each place, and never rises, save to a pilot
+    that a `Replanner` puts at the back. Those from the back begin in ``waves``, see `Partition`.
     """
 
     prompts: npt.NDArray[np.int32]  # [prompts]
@@ -113,7 +113,15 @@ POLICIES: dict[str, OrderPolicy] = {
     "balanced-2": partial(balanced, waves=2),
     "balanced-3": partial(balanced, waves=3),
 }
-CANDIDATES = ("longest-first", "dfs", "decode-first", "balanced", "balanced-2", "balanced-3")
+CANDIDATES = (
+    "longest-first",
+    "dfs",
+    "decode-first",
+    "input",
+    "balanced",
+    "balanced-2",
+    "balanced-3",
+)
 ORDERS = ("planned", "dfs", "input", "decode-first")
 
 

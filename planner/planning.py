@@ -122,7 +122,7 @@ def _best_policy(plan: Plan, setting: Setting, simulated_prompts: int | None) ->
     """The candidate with the shortest makespan; the first of equals, so the choice is stable."""
     job = plan
     if simulated_prompts is not None and len(plan.prompts) > simulated_prompts:
-        job = _sampled(plan, simulated_prompts)
+        job = sampled(plan, simulated_prompts)
     seconds = {
         policy: dry_run(in_order(job, policy, setting), setting).makespan_seconds
         for policy in CANDIDATES
@@ -130,8 +130,8 @@ def _best_policy(plan: Plan, setting: Setting, simulated_prompts: int | None) ->
     return min(seconds, key=seconds.__getitem__)
 
 
-def _sampled(plan: Plan, prompts: int) -> Plan:
-    """A smaller plan of runs of neighbours, evenly over the tree."""
+def sampled(plan: Plan, prompts: int) -> Plan:
+    """A smaller plan of runs of neighbours, evenly over the tree, with no order of its own yet."""
     runs = max(1, prompts // SAMPLED_TOGETHER)
     starts = np.linspace(0, len(plan.prompts) - SAMPLED_TOGETHER, runs).astype(np.int64)
     ranks = np.unique((starts[:, None] + np.arange(SAMPLED_TOGETHER)).ravel())

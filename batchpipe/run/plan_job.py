@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from batchpipe.config import JobOptions
+from batchpipe.config import JobOptions, written_bytes
 from batchpipe.planner.cost import StepCost
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, blocks_for
 from batchpipe.planner.plan import Plan
@@ -58,7 +58,8 @@ def target_of(
     if elsewhere and options.machine is not None:
         device = "cpu" if machine.name.startswith("cpu") else "cuda"
         if options.kv_memory == "auto":
-            return Target(cost, blocks_on(machine, language.shape, dtype), STEP_TOKENS[device])
+            own_blocks = blocks_on(machine, language.shape, dtype)
+            return Target(cost, own_blocks, step_tokens or STEP_TOKENS[device])
     kv_blocks = kv_blocks_before_loading(options, language.shape, device, dtype)
     return Target(cost, kv_blocks, step_tokens or STEP_TOKENS[device])
 
@@ -77,7 +78,7 @@ def plan_job(
     """
     while True:
         plan = make_plan(job.prompts, job.samplings, order="input", history=history)
-        faults = {} if target.kv_blocks is None else _too_large(job, plan, target.kv_blocks)
+        faults = {} if target.kv_blocks is None else _too_large(job, plan, target)
         if not faults:
             break
         job = job.without(faults)
@@ -85,14 +86,18 @@ def plan_job(
     return job, ordered(named, target.setting, simulated_prompts=simulated_prompts)
 
 
-def _too_large(job: Job, plan: Plan, kv_blocks: int) -> dict[int, str]:
+def _too_large(job: Job, plan: Plan, target: Target) -> dict[int, str]:
+    assert target.kv_blocks is not None, "without a KV memory nothing is too large"
     needed = alone_blocks(plan)[plan.first_prompt]
+    block_bytes = BLOCK_TOKENS * target.cost.shape.kv_bytes_per_token(target.cost.dtype)
+    held = target.kv_blocks * BLOCK_TOKENS
     return {
         int(job.runnable[place]): (
             f"prompt and answer need {needed[place] * BLOCK_TOKENS} tokens of KV memory and "
-            f"--kv-memory holds {kv_blocks * BLOCK_TOKENS}; give more memory or lower max_tokens"
+            f"--kv-memory holds {held}; give --kv-memory "
+            f"{written_bytes(int(needed[place]) * block_bytes)} or lower max_tokens"
         )
-        for place in np.flatnonzero(needed > kv_blocks).tolist()
+        for place in np.flatnonzero(needed > target.kv_blocks).tolist()
     }
 
 

@@ -1,81 +1,36 @@
-"""EXPLAIN: what a run would compute, share and need, from the tokenizer and configuration alone."""
+"""EXPLAIN: what a run would compute, share, need and cost, from tokenizer and configuration alone.
+
+Nothing is run and no weights are looked at: times come from the machine's profile and dry runs.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
-from batchpipe.config import JobOptions
+from batchpipe.config import JobOptions, PlanOptions, check_price
 from batchpipe.errors import ConfigError
-from batchpipe.planner.explain import explain_tree
+from batchpipe.planner.explain import density_bins, explain_tree
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.model_shape import DTYPE_BYTES
+from batchpipe.planner.order import ORDERS
 from batchpipe.planner.plan import Plan
+from batchpipe.planner.plan_file import read_plan_facts, save_plan
+from batchpipe.planner.planning import SIMULATED_PROMPTS, Setting, dry_run, ordered
+from batchpipe.rows.output_path import check_output
+from batchpipe.run.advise import advise
+from batchpipe.run.expected_time import expected_time, is_measured, profile_error
+from batchpipe.run.forecast_text import JobTimes, PlayedOrder, Preview
 from batchpipe.run.history import load_history
-from batchpipe.run.kv_memory import blocks_for_all
+from batchpipe.run.kv_memory import blocks_for_all, blocks_on
 from batchpipe.run.language import Language, load_config, load_language
-from batchpipe.run.plan_job import plan_job, target_of
-from batchpipe.run.prepare import prepare, read_job_rows
+from batchpipe.run.plan_job import Target, alone_blocks, plan_job, target_of
+from batchpipe.run.prepare import Job, prepare, read_job_rows
+from batchpipe.run.trace_job import bare_language, prepare_trace, reads_as_trace
 
 EXCERPT_CHARACTERS = 48
-FAULTS_SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """A plan and what it needs; prints as text or JSON."""
-
-    rows: int
-    runnable: int
-    faults: dict[int, str]
-    duplicates: int
-    prompt_tokens: int
-    distinct_prompt_tokens: int
-    shareable_prompt_tokens: int
-    most_answer_tokens: int
-    order: str
-    kv_tokens_needed: int  # everything at once, answers at their limits
-    kv_tokens_available: int | None
-    kv_bytes_per_token: int
-    tree: str
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, without the drawing."""
-        return {name: value for name, value in asdict(self).items() if name != "tree"}
-
-    def __str__(self) -> str:
-        share = self.shareable_prompt_tokens / max(1, self.prompt_tokens)
-        gigabytes = self.kv_bytes_per_token / 1e9
-        needed = f"{self.kv_tokens_needed:,} tokens ({self.kv_tokens_needed * gigabytes:.2f} GB)"
-        available = "unknown: give --kv-memory"
-        if self.kv_tokens_available is not None:
-            available = (
-                f"{self.kv_tokens_available:,} tokens "
-                f"({self.kv_tokens_available * gigabytes:.2f} GB)"
-            )
-        lines = [
-            f"rows                {self.rows:,}",
-            f"  to run            {self.runnable:,}, {self.duplicates:,} of them duplicates",
-            f"  will not run      {len(self.faults):,}",
-            *self._fault_lines(),
-            f"prompt tokens       {self.prompt_tokens:,}",
-            f"  distinct          {self.distinct_prompt_tokens:,}",
-            f"  shareable         {self.shareable_prompt_tokens:,} ({share:.1%})",
-            f"answer tokens       {self.most_answer_tokens:,} at most",
-            f"order               {self.order}",
-            f"KV for all at once  {needed}",
-            f"KV available        {available}",
-            "",
-            self.tree,
-        ]
-        return "\n".join(lines)
-
-    def _fault_lines(self) -> list[str]:
-        shown = [f"    row {row}: {why}" for row, why in list(self.faults.items())[:FAULTS_SHOWN]]
-        more = len(self.faults) - len(shown)
-        return [*shown, f"    and {more:,} more"] if more else shown
 
 
 def hide_torch() -> None:
@@ -89,19 +44,33 @@ def hide_torch() -> None:
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is missing
 
 
-def preview(options: JobOptions) -> Preview:
-    """The plan of these rows, without weights and without running anything."""
-    rows, template = read_job_rows(options)
-    language = load_language(options, load_config(options))
-    dtype = _dtype(options.dtype, language)
-    device = "cuda" if options.device == "cuda" else "cpu"
-    target = target_of(options, language, device=device, dtype=dtype, elsewhere=True)
-    history = load_history(options.model, options.template)
-    job = prepare(options, rows, template, language)
-    job, plan = plan_job(job, options.order, target, history=history)
-    kv_blocks = target.kv_blocks
+def preview(options: JobOptions, asked: PlanOptions) -> Preview:
+    """The plan of these rows, without weights and without running anything.
+
+    Raises:
+        ConfigError: for anything wrong with the request, before any of its rows is tokenized
+    """
+    check_price(options)
+    if asked.out is not None:
+        _check_plan_file(asked.out, options.input)
+    job, language, target = _prepared(options, asked)
+    whole = asked.simulate or asked.compare
+    job, plan = plan_job(
+        job,
+        options.order,
+        target,
+        history=load_history(options.model, options.template),
+        simulated_prompts=None if whole else SIMULATED_PROMPTS,
+    )
+    setting = target.setting
+    assert setting is not None, "the KV memory is known"
+    played = PlayedOrder(plan.order_name, plan.policy, dry_run(plan, setting)) if whole else None
+    simulation = None if played is None else played.simulation
+    cost, machine = plan.cost(setting.cost), setting.cost.machine
+    if asked.out is not None:
+        _save(asked.out, plan, setting, options)
     return Preview(
-        rows=len(rows),
+        rows=len(job.rows),
         runnable=plan.rows,
         faults=dict(sorted(job.faults.items())),
         duplicates=plan.duplicates,
@@ -109,12 +78,52 @@ def preview(options: JobOptions) -> Preview:
         distinct_prompt_tokens=plan.tree.distinct_tokens,
         shareable_prompt_tokens=plan.shareable_prompt_tokens,
         most_answer_tokens=sum(sampling.max_tokens for sampling in plan.samplings),
+        expected_answer_tokens=int(plan.output_tokens.sum()),
         order=plan.order_name,
+        policy=plan.policy,
         kv_tokens_needed=blocks_for_all(plan) * BLOCK_TOKENS if plan.rows else 0,
-        kv_tokens_available=None if kv_blocks is None else kv_blocks * BLOCK_TOKENS,
-        kv_bytes_per_token=language.shape.kv_bytes_per_token(dtype),
-        tree=explain_tree(plan, lambda *place: _excerpt(plan, language, *place)),
+        kv_tokens_available=setting.kv_blocks * BLOCK_TOKENS,
+        kv_tokens_of_longest=int(alone_blocks(plan).max(initial=0)) * BLOCK_TOKENS,
+        kv_bytes_per_token=language.shape.kv_bytes_per_token(setting.cost.dtype),
+        step_tokens=setting.step_tokens,
+        machine=machine.name,
+        machine_measured=is_measured(machine),
+        machine_error=profile_error(machine),
+        machine_note=machine.note,
+        price_per_hour=options.price_per_hour or machine.price_per_hour or None,
+        times=JobTimes(
+            cost.compute_seconds, cost.memory_seconds, cost.bound_seconds, cost.saved_seconds
+        ),
+        density_bins=density_bins(plan.tree, cost),
+        expected=expected_time(plan, setting, simulation),
+        simulation=simulation,
+        compared=_compared(plan, setting, played) if asked.compare and played else (),
+        advice=advise(options, job, plan, language, setting, thorough=whole),
+        plan_file=asked.out,
+        tree=explain_tree(plan, lambda *place: _excerpt(job, plan, language, *place)),
     )
+
+
+def _prepared(options: JobOptions, asked: PlanOptions) -> tuple[Job, Language, Target]:
+    """The job, the model's language, and what the job will run on, its KV memory included."""
+    rows, template = read_job_rows(options)
+    traced = reads_as_trace(options, rows, template)
+    config = load_config(options)
+    language = bare_language(options, config) if traced else load_language(options, config)
+    target = target_of(
+        options,
+        language,
+        device="cuda" if options.device == "cuda" else "cpu",
+        dtype=_dtype(options.dtype, language),
+        step_tokens=asked.step_tokens,
+        elsewhere=True,
+    )
+    if target.kv_blocks is None:  # on a GPU; without torch only its profile tells the memory
+        cost = target.cost
+        target = replace(target, kv_blocks=blocks_on(cost.machine, cost.shape, cost.dtype))
+    if traced:
+        return prepare_trace(options, rows, language), language, target
+    return prepare(options, rows, template, language), language, target
 
 
 def _dtype(wanted: str, language: Language) -> str:
@@ -126,8 +135,52 @@ def _dtype(wanted: str, language: Language) -> str:
     return dtype
 
 
-def _excerpt(plan: Plan, language: Language, prompt: int, start: int, end: int) -> str:
-    """How the node's text begins, on one line."""
+def _compared(plan: Plan, setting: Setting, played: PlayedOrder) -> list[PlayedOrder]:
+    """Every order played to its end; `planned` chooses by that, so it is never worse than `dfs`."""
+    orders = []
+    for name in ORDERS:
+        if name == played.order:
+            orders.append(played)
+            continue
+        other = ordered(replace(plan, order_name=name), setting)
+        orders.append(PlayedOrder(name, other.policy, dry_run(other, setting)))
+    return orders
+
+
+def _excerpt(job: Job, plan: Plan, language: Language, prompt: int, start: int, end: int) -> str:
+    """How the node's text begins, on one line; of a trace, whose tokens they are."""
+    if language.tokenizer is None:
+        row = job.runnable[plan.first_row[prompt]]
+        return f"tokens {start:,}:{end:,} of request {job.request_ids[row]}"
     text = language.tokenizer.decode(plan.prompts[prompt][start : min(end, start + 32)].tolist())
     line = " ".join(text.split())
     return line if len(line) <= EXCERPT_CHARACTERS else line[: EXCERPT_CHARACTERS - 1] + "…"
+
+
+def _check_plan_file(out: str, source: str) -> None:
+    """A plan can be written there; what is there already is an older plan."""
+    if not out.endswith(".parquet"):
+        raise ConfigError(f"cannot write the plan to {out}: its name must end in .parquet")
+    check_output(out, overwrite=True, source=source)
+    if os.path.exists(out) and not _is_plan(out):
+        raise ConfigError(f"{out} exists and is no plan; choose another name")
+
+
+def _is_plan(path: str) -> bool:
+    try:
+        read_plan_facts(Path(path))
+    except (KeyError, TypeError, OSError, ValueError):  # of another schema, or no Parquet
+        return False
+    return True
+
+
+def _save(out: str, plan: Plan, setting: Setting, options: JobOptions) -> None:
+    facts = {
+        "policy": plan.policy,
+        "model": options.model,
+        "machine": setting.cost.machine.name,
+        "dtype": setting.cost.dtype,
+        "kv_tokens": setting.kv_blocks * BLOCK_TOKENS,
+        "step_tokens": setting.step_tokens,
+    }
+    save_plan(Path(out), plan, plan.output_tokens, facts)

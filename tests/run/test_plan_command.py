@@ -81,11 +81,20 @@ def test_rows_beyond_the_kv_memory_are_named(job: Path, bare_model: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["job.jsonl", "job.parquet"])
-def test_the_plan_of_nothing_is_no_error(tmp_path: Path, bare_model: Path, name: str) -> None:
+@pytest.mark.parametrize("options", [(), ("--compare", "--price-per-hour", 2)])
+def test_the_plan_of_nothing_is_no_error(
+    tmp_path: Path, bare_model: Path, name: str, options: tuple[object, ...]
+) -> None:
     (tmp_path / name).touch()
-    ran = call("plan", tmp_path / name, "-m", bare_model, "--json")
+    ran = call("plan", tmp_path / name, "-m", bare_model, "--json", *options)
     assert ran.code == 0, ran.err
-    assert ran.summary["rows"] == ran.summary["prompt_tokens"] == ran.summary["runnable"] == 0
+    told = ran.summary
+    assert told["rows"] == told["prompt_tokens"] == told["runnable"] == 0
+    assert told["expected_seconds"] == told["kv_tokens_of_longest"] == 0
+    assert told["advice"] == told["density_bins"] == []
+    text = call("plan", tmp_path / name, "-m", bare_model, *options)
+    assert text.code == 0, text.err
+    assert text.out.startswith("rows                0")
 
 
 def test_plan_honours_the_shared_options(job: Path, bare_model: Path) -> None:

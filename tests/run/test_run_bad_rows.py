@@ -193,7 +193,7 @@ def test_a_row_too_large_for_the_kv_memory_is_an_error_row(tmp_path: Path, model
     assert ran.code == 3
     assert [row["status"] for row in rows] == ["success", "error"]
     assert "--kv-memory holds" in rows[1]["error"]
-    assert "give more memory or lower max_tokens" in rows[1]["error"]
+    assert "give --kv-memory 106.5KB or lower max_tokens" in rows[1]["error"]
 
 
 def test_bad_rows_keep_all_their_columns(tmp_path: Path, model: Path) -> None:

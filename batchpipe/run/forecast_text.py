@@ -1,0 +1,239 @@
+"""What EXPLAIN found, as a person reads it and as plain values. Computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from batchpipe.planner.advice import Advice
+from batchpipe.planner.explain import DensityBin, explain_density
+from batchpipe.planner.simulate import Simulation
+from batchpipe.run.expected_time import ExpectedTime
+from batchpipe.run.layout import INDENT, columns, figure, money_text, table, time_text, wrapped
+
+FAULTS_SHOWN = 5
+DRAWN = frozenset({"tree", "times", "expected"})  # drawings, and what is told field by field
+
+
+@dataclass(frozen=True, slots=True)
+class JobTimes:
+    """Bounds of the job's time, by BlendServe's formulas on the machine's rates."""
+
+    compute_seconds: float  # (1 - s) T_comp: every shared token once
+    memory_seconds: float  # T_mem: every decode reads its whole context
+    bound_seconds: float  # T_o: the larger of both
+    saved_key_seconds: float  # of T_mem, by reading shared prefixes once; an upper bound
+
+
+@dataclass(frozen=True, slots=True)
+class PlayedOrder:
+    """An order that was played to its end, and the policy that made it."""
+
+    order: str
+    policy: str
+    simulation: Simulation
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, the simulation's among them."""
+        played = self.simulation
+        return {
+            "policy": self.policy,
+            **asdict(played),
+            "share_of_bound": played.share_of_bound,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A plan, what it needs and how long it will take; prints as text or JSON."""
+
+    rows: int
+    runnable: int
+    faults: dict[int, str]
+    duplicates: int
+    prompt_tokens: int
+    distinct_prompt_tokens: int
+    shareable_prompt_tokens: int
+    most_answer_tokens: int
+    expected_answer_tokens: int
+    order: str
+    policy: str
+    kv_tokens_needed: int  # everything at once, answers at their limits
+    kv_tokens_available: int
+    kv_tokens_of_longest: int  # the longest request alone, its answer at its limit
+    kv_bytes_per_token: int
+    step_tokens: int
+    machine: str
+    machine_measured: bool
+    machine_error: float  # by how much of it a time may be wrong because the profile is
+    machine_note: str
+    price_per_hour: float | None
+    times: JobTimes
+    density_bins: Sequence[DensityBin]
+    expected: ExpectedTime
+    simulation: Simulation | None
+    compared: Sequence[PlayedOrder]
+    advice: Sequence[Advice]
+    plan_file: str | None
+    tree: str
+
+    @property
+    def device_hours(self) -> float:
+        """Of the expected time, on the one device that a run uses."""
+        return self.expected.expected_seconds / 3600
+
+    @property
+    def density(self) -> float | None:
+        """Compute over memory time of the job, None where nothing is read."""
+        memory = self.times.memory_seconds
+        return self.times.compute_seconds / memory if memory else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, without the drawing."""
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        told |= asdict(self.times) | asdict(self.expected)
+        told["density"] = self.density
+        told["device_hours"] = self.device_hours
+        told["cost"] = None
+        if self.price_per_hour is not None:
+            told["cost"] = self.device_hours * self.price_per_hour
+        told["density_bins"] = [asdict(each) for each in self.density_bins]
+        told["advice"] = [asdict(each) for each in self.advice]
+        if self.simulation is not None:
+            told["simulation"] = PlayedOrder("", self.policy, self.simulation).as_json()
+        told["compared"] = {each.order: each.as_json() for each in self.compared}
+        return {name: value for name, value in told.items() if name not in DRAWN}
+
+    def __str__(self) -> str:
+        parts = [self._contents(), self.tree]
+        if self.runnable:
+            parts += [self._time(), explain_density(self.density_bins)]
+        if self.simulation is not None:
+            parts.append(_simulation(self.simulation))
+        if self.compared:
+            parts.append(_comparison(self.compared))
+        if self.advice:
+            parts.append("advice\n" + "\n".join(map(_advice, self.advice)))
+        if self.plan_file is not None:
+            parts.append(f"plan written to {self.plan_file}")
+        return "\n\n".join(parts)
+
+    def _contents(self) -> str:
+        share = self.shareable_prompt_tokens / max(1, self.prompt_tokens)
+        return table(
+            {
+                "rows": f"{self.rows:,}",
+                "  to run": f"{self.runnable:,}, {self.duplicates:,} of them duplicates",
+                "  will not run": "\n".join([f"{len(self.faults):,}", *self._fault_lines()]),
+                "prompt tokens": f"{self.prompt_tokens:,}",
+                "  distinct": f"{self.distinct_prompt_tokens:,}",
+                "  shareable": f"{self.shareable_prompt_tokens:,} ({share:.1%})",
+                "answer tokens": f"{self.most_answer_tokens:,} at most",
+                "  expected": f"{self.expected_answer_tokens:,}",
+                "KV for all at once": self._kv(self.kv_tokens_needed),
+                "  longest request": self._kv(self.kv_tokens_of_longest),
+                "KV available": self._kv(self.kv_tokens_available),
+            }
+        )
+
+    def _kv(self, tokens: int) -> str:
+        return f"{tokens:,} tokens ({tokens * self.kv_bytes_per_token / 1e9:.2f} GB)"
+
+    def _fault_lines(self) -> list[str]:
+        shown = [f"    row {row}: {why}" for row, why in list(self.faults.items())[:FAULTS_SHOWN]]
+        more = len(self.faults) - len(shown)
+        return [*shown, f"    and {more:,} more"] if more else shown
+
+    def _time(self) -> str:
+        times, expected = self.times, self.expected
+        chose = f", which chose {self.policy}" if self.order == "planned" else ""
+        kind = "measured" if self.machine_measured else "a guess"
+        right = f"times by it are right within {self.machine_error:.0%}"
+        saved = times.saved_key_seconds / max(times.memory_seconds, 1e-30)
+        side = "computing" if times.compute_seconds >= times.memory_seconds else "reading keys"
+        density = "" if self.density is None else f", density {self.density:.3g}"
+        known = "known" if expected.lengths_known else "unknown"
+        lengths = f"the profile may err, and answer lengths are {known}"
+        lines = {
+            "machine": f"{self.machine}: {kind}; {right}",
+            "": wrapped(self.machine_note, INDENT),
+            "order": f"{self.order}{chose}; steps of {self.step_tokens:,} tokens at most",
+            "T_comp": f"{time_text(times.compute_seconds)} of computing, shared tokens once",
+            "T_mem": f"{time_text(times.memory_seconds)} of reading keys, of which attention over "
+            f"shared prefixes saves {saved:.0%} at most",
+            "T_o": f"{time_text(times.bound_seconds)}, bound by {side}{density}",
+            "expected time": time_text(expected.expected_seconds),
+            "  between": f"{time_text(expected.earliest_seconds)} and "
+            f"{time_text(expected.latest_seconds)}: {lengths}",
+            "device-hours": self._device_hours(),
+        }
+        return table({name: text for name, text in lines.items() if text})
+
+    def _device_hours(self) -> str:
+        hours = f"{self.device_hours:.3g}"
+        if self.price_per_hour is None:
+            return f"{hours}; --price-per-hour tells what they cost"
+        cost = self.device_hours * self.price_per_hour
+        most = self.expected.latest_seconds / 3600 * self.price_per_hour
+        return (
+            f"{hours} at {self.price_per_hour:g} an hour: costs {money_text(cost)}, "
+            f"at most {money_text(most)}"
+        )
+
+
+def _simulation(played: Simulation) -> str:
+    return "simulated\n" + table(
+        {
+            "  makespan": f"{time_text(played.makespan_seconds)}",
+            "  tokens/s": f"{played.tokens_per_second:,.0f}",
+            "  steps": f"{played.steps:,} of {played.mean_step_tokens:,.0f} tokens on average",
+            "  computing": f"{played.compute_utilisation:.1%} of the time",
+            "  reading keys": f"{played.memory_utilisation:.1%} of the time",
+            "  peak KV": f"{played.peak_kv_tokens:,} tokens",
+            "  preemptions": f"{played.preemptions:,}, "
+            f"{played.recomputed_tokens:,} tokens computed again",
+            "  T_o": f"{time_text(played.bound_seconds)}, "
+            f"{played.share_of_bound:.1%} of the makespan",
+        }
+    )
+
+
+COMPARED = (
+    "order", "policy", "makespan s", "tokens/s", "steps", "tokens/step", "compute", "memory",
+    "peak KV", "preempted", "recomputed", "T_o share",
+)  # fmt: skip
+
+
+def _comparison(compared: Sequence[PlayedOrder]) -> str:
+    """One line an order."""
+    rows = [list(COMPARED)]
+    for each in compared:
+        played = each.simulation
+        rows.append(
+            [
+                each.order,
+                each.policy,
+                figure(played.makespan_seconds, 4),
+                f"{played.tokens_per_second:,.0f}",
+                f"{played.steps:,}",
+                f"{played.mean_step_tokens:,.0f}",
+                f"{played.compute_utilisation:.1%}",
+                f"{played.memory_utilisation:.1%}",
+                f"{played.peak_kv_tokens:,}",
+                f"{played.preemptions:,}",
+                f"{played.recomputed_tokens:,}",
+                f"{played.share_of_bound:.1%}",
+            ]
+        )
+    return columns(rows, left=2)
+
+
+def _advice(advice: Advice) -> str:
+    gains = []
+    if advice.gain_seconds:
+        gains.append(time_text(advice.gain_seconds))
+    if advice.gain_tokens:
+        gains.append(f"{advice.gain_tokens:,} tokens")
+    gain = f" [gain: {', '.join(gains)}]" if gains else ""
+    return f"  - {wrapped(advice.text + gain, 4)}"

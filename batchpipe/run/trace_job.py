@@ -1,0 +1,67 @@
+"""A length trace as a job that can be planned: made-up tokens, answers as long as it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchpipe.config import JobOptions
+from batchpipe.engine.served import refuse
+from batchpipe.planner.model_shape import ModelShape
+from batchpipe.planner.request import Sampling
+from batchpipe.rows.request_ids import read_request_ids
+from batchpipe.rows.source import Rows
+from batchpipe.rows.template import Template
+from batchpipe.rows.trace import is_trace, read_trace
+from batchpipe.run.fit import fit
+from batchpipe.run.language import Language
+from batchpipe.run.prepare import Job
+
+TOKEN_IDS = 2**31  # a trace's tokens are of no vocabulary
+
+
+def reads_as_trace(options: JobOptions, rows: Rows, template: Template | None) -> bool:
+    """True where the rows have lengths and nothing says how to make prompts of them."""
+    return template is None and options.prompt_column is None and is_trace(rows.names)
+
+
+def bare_language(options: JobOptions, config: Any) -> Language:
+    """The model's sizes alone; it has no tokenizer, and a trace needs none.
+
+    Raises:
+        UnsupportedModelError: the configuration lacks the sizes of a decoder
+    """
+    try:
+        shape = ModelShape.from_config(config.get_text_config())
+    except AttributeError as missing:
+        refuse(options.model, config, f"its configuration has no {missing.name}")
+    return Language(options.model, config, None, shape, frozenset(), {})
+
+
+def prepare_trace(options: JobOptions, rows: Rows, language: Language) -> Job:
+    """Every request of the trace, or why it does not fit the model.
+
+    Raises:
+        ConfigError: the trace is none, naming file and row
+    """
+    trace = read_trace(options.input, options.limit)
+    made: dict[int, Sampling] = {}
+    samplings = [
+        made.setdefault(tokens, Sampling(max_tokens=tokens, ignore_eos=True))
+        for tokens in trace.output_tokens.tolist()
+    ]
+    fitted = fit(
+        trace.prompts,
+        samplings,
+        context=language.shape.context,
+        vocab=TOKEN_IDS,
+        on_too_long=options.on_too_long,
+    )
+    return Job(
+        rows=rows,
+        request_ids=read_request_ids(rows, options.id_column),
+        faults=fitted.faults,
+        skipped=fitted.skipped,
+        runnable=fitted.kept,
+        prompts=fitted.prompts,
+        samplings=fitted.samplings,
+    )
