@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,7 @@ from batchpipe.planner.planning import pace_of
 from batchpipe.planner.replan import Replanner
 from batchpipe.planner.token_batcher import Counts
 from batchpipe.run.answers import Answers
+from batchpipe.run.expected_time import ExpectedTime, expected_time
 from batchpipe.run.history import save_history
 from batchpipe.run.journal import Journal
 from batchpipe.run.kv_memory import blocks_for_all, blocks_in, free_bytes
@@ -39,6 +41,7 @@ class Executed:
     kv_tokens: int = 0
     load_seconds: float = 0.0
     run_seconds: float = 0.0
+    expected_seconds: float = 0.0  # by the machine's profile
     stopped_by: str | None = None  # a signal's name, or what was spent
 
 
@@ -83,6 +86,8 @@ def execute(
     decoder = bind(model, language.shape, kv_blocks)
     loaded = time.perf_counter()
     setting = replace(setting, kv_blocks=kv_blocks)
+    expected = expected_time(plan, setting)
+    _announce(expected, ends_at)
     replanner = Replanner(plan, setting)
     plan = replanner.plan
     engine = Engine(
@@ -107,7 +112,20 @@ def execute(
         kv_tokens=kv_blocks * BLOCK_TOKENS,
         load_seconds=loaded - started,
         run_seconds=time.perf_counter() - loaded,
+        expected_seconds=expected.expected_seconds,
         stopped_by=stopped_by,
+    )
+
+
+def _announce(expected: ExpectedTime, ends_at: float | None) -> None:
+    """A budget that will not do is told before it is spent."""
+    if ends_at is None or time.monotonic() + expected.expected_seconds <= ends_at:
+        return
+    left = max(0.0, ends_at - time.monotonic())
+    print(
+        f"the budget leaves {left / 3600:.2g} hours and the job is expected to take "
+        f"{expected.expected_seconds / 3600:.2g}: it will stop early, resumably",
+        file=sys.stderr,
     )
 
 

@@ -27,7 +27,9 @@ class Summary:
     plan_seconds: float  # reading, tokenizing and planning
     load_seconds: float
     run_seconds: float
+    expected_seconds: float  # what the machine's profile promised for run_seconds
     order: str
+    policy: str  # what `planned` chose
     dtype: str
     device: str
     output: str
@@ -51,7 +53,7 @@ class Summary:
                 f"{self.prompt_tokens:,} prompt tokens, {self.computed_prompt_tokens:,} computed, "
                 f"{share:.1%} reused; {self.completion_tokens:,} tokens written",
                 f"planned in {self.plan_seconds:.1f} s, model loaded in {self.load_seconds:.1f} s, "
-                f"answered in {self.run_seconds:.1f} s "
+                f"answered in {self.run_seconds:.1f} s, expected {self.expected_seconds:.1f} "
                 f"({tokens / max(1e-9, self.run_seconds):,.0f} tokens/s, {self.dtype} on "
                 f"{self.device})",
                 f"results: {self.output}",
