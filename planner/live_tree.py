@@ -62,7 +62,8 @@ class LiveTree:
 
     def kept_for_more(self, segment: Segment) -> bool:
         """True where prompts that do not run yet will read what running sequences read now."""
-        return 0 < segment.users < self._due[segment.node]
+        due: int = self._due[segment.node]
+        return 0 < segment.users < due
 
     def newly_kept_blocks(self, path_blocks: tuple[tuple[int, int], ...]) -> int:
         """Blocks of the nodes that nobody reads yet and that others will read after this path."""

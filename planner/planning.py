@@ -132,9 +132,10 @@ def _best_policy(plan: Plan, setting: Setting, simulated_prompts: int | None) ->
 
 def sampled(plan: Plan, prompts: int) -> Plan:
     """A smaller plan of runs of neighbours, evenly over the tree, with no order of its own yet."""
-    runs = max(1, prompts // SAMPLED_TOGETHER)
-    starts = np.linspace(0, len(plan.prompts) - SAMPLED_TOGETHER, runs).astype(np.int64)
-    ranks = np.unique((starts[:, None] + np.arange(SAMPLED_TOGETHER)).ravel())
+    together = min(SAMPLED_TOGETHER, len(plan.prompts))
+    runs = max(1, prompts // together)
+    starts = np.linspace(0, len(plan.prompts) - together, runs).astype(np.int64)
+    ranks = np.unique((starts[:, None] + np.arange(together)).ravel())
     kept = np.sort(plan.tree.order[ranks])
     some = plan.prompts.take(kept)
     return replace(

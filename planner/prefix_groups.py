@@ -13,7 +13,7 @@ def enlarged_groups(tree: PrefixTree) -> Parts:
 
     BatchLLM's first-level prefix enlarging (``MaximizeReuse``), from the leaves up: grandchild g
     becomes a group of its own, with the child's tokens before its own, where that saves tokens,
-    ``(leaves(g) - 1) len(g) - len(child) > 0``.
+    ``(leaves(g) - 1) len(g) - len(child) > 0``. A child's only branch left is one prefix with it.
     """
     above = tree.parent.tolist()
     tokens = (tree.end - tree.start).tolist()  # of the node's prefix behind its parent's
@@ -35,4 +35,7 @@ def enlarged_groups(tree: PrefixTree) -> Parts:
             else:
                 kept.append(grandchild)
         children[child] = kept
+        for grandchild in kept:
+            if leaves[grandchild] == leaves[child]:
+                tokens[child] += tokens[grandchild]
     return Parts(np.array(above, dtype=np.int32), parents(tree).tail)
