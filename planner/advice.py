@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from batchpipe.planner.cost import StepCost
 from batchpipe.planner.duplicates import collapse
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting, dry_run, in_order, sampled
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from batchpipe.planner.cost import JobCost
-from batchpipe.planner.prefix_tree import PrefixTree
-from batchpipe.planner.siblings import Parts, parents, sums_below, units
+from batchpipe.planner.job_cost import JobCost
+from batchpipe.planner.tree.prefix_tree import PrefixTree
+from batchpipe.planner.tree.siblings import Parts, parents, sums_below, units
 
 KEPT_SHARING = 0.99  # of the shareable tokens, whatever is split
 UNLIKE = 2.0  # a part goes apart where its parent is so many times denser

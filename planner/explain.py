@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batchpipe.planner.cost import JobCost, Seconds
+from batchpipe.planner.job_cost import JobCost, Seconds
 from batchpipe.planner.plan import Plan
-from batchpipe.planner.prefix_tree import PrefixTree
+from batchpipe.planner.tree.prefix_tree import PrefixTree
 
 WIDEST_NODES = 12  # that many nodes are shown, with everything above them
 LEAST_SHARE = 1e-3  # of all savings: a node that saves less is not shown for itself

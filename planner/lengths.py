@@ -16,8 +16,8 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from batchpipe.planner.prefix_tree import Int32s, Int64s, PrefixTree
 from batchpipe.planner.request import Prompts
+from batchpipe.planner.tree.prefix_tree import Int32s, Int64s, PrefixTree
 
 FIRST_GUESS_TOKENS = 128  # before any answer is finished
 RECENT_ANSWERS = 1000  # as many finished lengths are remembered (Past-Future's window)

@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from batchpipe.planner.cost import JobCost
 from batchpipe.planner.density import density_of, split_units, unit_density
-from batchpipe.planner.prefix_groups import enlarged_groups
-from batchpipe.planner.prefix_tree import PrefixTree
-from batchpipe.planner.siblings import Parts, parents, sorted_order, sums_below
+from batchpipe.planner.job_cost import JobCost
+from batchpipe.planner.tree.prefix_groups import enlarged_groups
+from batchpipe.planner.tree.prefix_tree import PrefixTree
+from batchpipe.planner.tree.siblings import Parts, parents, sorted_order, sums_below
 
 Lengths = npt.NDArray[np.int64]
 

@@ -9,12 +9,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from batchpipe.planner.cost import JobCost, StepCost, job_cost
+from batchpipe.planner.job_cost import JobCost, job_cost
 from batchpipe.planner.kv_ledger import blocks_for
 from batchpipe.planner.lengths import OutputLengths
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.order import Order, Ordering
-from batchpipe.planner.prefix_tree import PrefixTree
 from batchpipe.planner.request import Prompts, Sampling
+from batchpipe.planner.tree.prefix_tree import PrefixTree
 
 Indices = npt.NDArray[np.int32]
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from batchpipe.planner.cost import StepCost
 from batchpipe.planner.duplicates import collapse
 from batchpipe.planner.kv_ledger import BlockCount
 from batchpipe.planner.lengths import group_prompts
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.order import CANDIDATES, POLICIES, Order
-from batchpipe.planner.pace import Even, Full, Pace
 from batchpipe.planner.plan import Plan
-from batchpipe.planner.prefix_tree import build
 from batchpipe.planner.request import Prompts, Sampling
-from batchpipe.planner.simulate import Simulation, simulate
-from batchpipe.planner.token_batcher import TokenBatcher
+from batchpipe.planner.schedule.pace import Even, Full, Pace
+from batchpipe.planner.schedule.simulate import Simulation, simulate
+from batchpipe.planner.schedule.token_batcher import TokenBatcher
+from batchpipe.planner.tree.prefix_tree import build
 
 SIMULATED_PROMPTS = 10_000  # a larger job chooses its order by a sample: 0.6 s a candidate
 SAMPLED_TOGETHER = 32  # neighbours in the tree, so that the sample shares as the job does

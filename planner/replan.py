@@ -17,7 +17,7 @@ from batchpipe.planner.lengths import FEW_ANSWERS
 from batchpipe.planner.order import Order
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting, in_order, ordered, pace_of
-from batchpipe.planner.token_batcher import TokenBatcher
+from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
 PILOT_SHARE = 0.01  # of the prompts whose answers' lengths are unknown
 PILOT_KV_SHARE = 0.1  # of the KV memory: a pilot touches the whole tree and must not crowd it out

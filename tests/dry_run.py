@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, blocks_for
+from batchpipe.planner.machine.step_load import StepLoad
 from batchpipe.planner.plan import Plan
-from batchpipe.planner.segment import Chunk, Segment, Sequence
-from batchpipe.planner.step import StepLoad
-from batchpipe.planner.token_batcher import TokenBatcher
+from batchpipe.planner.schedule.segment import Chunk, Segment, Sequence
+from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
 
 def answer_token(index: int, produced: int) -> int:

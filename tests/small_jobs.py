@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from batchpipe.planner.cost import JobCost, StepCost, job_cost
-from batchpipe.planner.machines import MACHINES
-from batchpipe.planner.model_shape import ModelShape
+from batchpipe.planner.job_cost import JobCost, job_cost
+from batchpipe.planner.machine.machines import MACHINES
+from batchpipe.planner.machine.model_shape import ModelShape
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.planning import Setting
-from batchpipe.planner.prefix_tree import PrefixTree, build
 from batchpipe.planner.request import Prompts
+from batchpipe.planner.tree.prefix_tree import PrefixTree, build
 
 Jobs = list[tuple[list[int], int]]  # prompt, expected answer tokens
 

@@ -15,7 +15,7 @@ from batchpipe.kernels.attention import attend
 from batchpipe.kernels.layout import Layout
 from batchpipe.kernels.reference import Variant
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
-from batchpipe.planner.model_shape import ModelShape
+from batchpipe.planner.machine.model_shape import ModelShape
 
 # Tensors that some models hand to their attention and that change nothing here.
 HARMLESS = frozenset({"position_ids", "position_embeddings", "cache_position"})

@@ -18,13 +18,14 @@ import torch
 from batchpipe.engine.model import Decoder, bind
 from batchpipe.engine.sampling import sample
 from batchpipe.engine.token_batch import form
-from batchpipe.planner.decoding import Decoding
 from batchpipe.planner.kv_ledger import KVLedger, blocks_for
-from batchpipe.planner.model_shape import ModelShape
+from batchpipe.planner.machine.model_shape import ModelShape
+from batchpipe.planner.machine.step_load import StepLoad
 from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling, TokenIds
-from batchpipe.planner.step import Step, StepLoad
-from batchpipe.planner.token_batcher import TokenBatcher
+from batchpipe.planner.schedule.decoding import Decoding
+from batchpipe.planner.schedule.step import Step
+from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
 # All points are measured in rounds, so that a busy spell of the machine meets a few points once and
 # not one point in all its repetitions.

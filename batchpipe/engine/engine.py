@@ -13,10 +13,10 @@ from batchpipe.engine.text import Detokenizer, StopStrings
 from batchpipe.engine.token_batch import form
 from batchpipe.planner.kv_ledger import KVLedger
 from batchpipe.planner.lengths import OutputLengths
-from batchpipe.planner.pace import Pace
 from batchpipe.planner.plan import Plan
-from batchpipe.planner.segment import Sequence
-from batchpipe.planner.token_batcher import Counts, TokenBatcher
+from batchpipe.planner.schedule.pace import Pace
+from batchpipe.planner.schedule.segment import Sequence
+from batchpipe.planner.schedule.token_batcher import Counts, TokenBatcher
 
 
 @dataclass(frozen=True, slots=True)

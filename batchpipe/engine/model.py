@@ -19,7 +19,7 @@ from batchpipe.engine.linear import pack_linears
 from batchpipe.engine.served import refuse
 from batchpipe.engine.token_batch import TokenBatch
 from batchpipe.errors import ConfigError
-from batchpipe.planner.model_shape import ModelShape
+from batchpipe.planner.machine.model_shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,11 +12,11 @@ from batchpipe.engine.model import bind
 from batchpipe.engine.token_batch import form
 from batchpipe.errors import UnsupportedModelError
 from batchpipe.planner.kv_ledger import KVLedger
-from batchpipe.planner.model_shape import ModelShape
-from batchpipe.planner.pace import Full
+from batchpipe.planner.machine.model_shape import ModelShape
 from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
-from batchpipe.planner.token_batcher import TokenBatcher
+from batchpipe.planner.schedule.pace import Full
+from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
 # Long enough for the prefix to be read on its own (`token_batch.SHARED_READ_MIN_KEYS`), and short,
 # since a large model on a CPU shall not wait for it. A step takes less than a prompt.

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from batchpipe.kernels.layout import Layout, SharedRead, Singles
 from batchpipe.kernels.reference import Read
-from batchpipe.planner.segment import Chunk, Segment
-from batchpipe.planner.segment import Sequence as Running
+from batchpipe.planner.schedule.segment import Chunk, Segment
+from batchpipe.planner.schedule.segment import Sequence as Running
 
 Integers = npt.NDArray[np.int64]
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -20,10 +21,12 @@ from batchpipe.config import JobOptions
 from batchpipe.engine.calibrate import POINTS, QUICK_POINTS, Measured, measure
 from batchpipe.engine.model import choose_device, choose_dtype, load_model, refuse_by_class
 from batchpipe.engine.self_check import check_attention
+from batchpipe.engine.sustained import Played, play
 from batchpipe.errors import BatchpipeError
-from batchpipe.planner.fit_machine import Fit, fit_machine
-from batchpipe.planner.machine import Machine
-from batchpipe.planner.model_shape import DTYPE_BYTES, ModelShape
+from batchpipe.planner.machine.fit_machine import Fit, fit_machine, slowed
+from batchpipe.planner.machine.machine import Machine
+from batchpipe.planner.machine.model_shape import DTYPE_BYTES, ModelShape
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.run.kv_memory import blocks_in, free_bytes
 from batchpipe.run.language import load_config, load_language
 from batchpipe.run.profiles import find_machine, save_profile
@@ -43,6 +46,7 @@ STAND_IN_SIZES = {
     "dtype": "bfloat16",
 }
 
+PLAYS = 3  # of a small job
 FEWEST_STEPS = 8  # fewer do not tell six constants apart
 SHORT_STEP_SECONDS = 0.005  # errors of shorter steps are mostly noise, and little of any job
 
@@ -60,10 +64,11 @@ class Report:
     worst_error: float
     errors_by_kind: dict[str, float]  # median of each kind
     path: str
+    slowdown: float = 1.0  # of the steps of a job against steps repeated
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; the machine by its fields."""
-        names = ("model", "dtype", "device", "steps", "median_error", "worst_error")
+        names = ("model", "dtype", "device", "steps", "median_error", "worst_error", "slowdown")
         own = {name: getattr(self, name) for name in names}
         kinds = {"errors_by_kind": self.errors_by_kind}
         return {"machine": self.machine.as_fields(), **own, **kinds, "path": self.path}
@@ -88,6 +93,7 @@ class Report:
                 f"{self.model} in {self.dtype} on {self.device}, {self.steps} steps measured",
                 *(f"  {name:<24}{_figure(amount):>10} {unit}" for name, amount, unit in rows),
                 f"median error {self.median_error:.1%}, worst {self.worst_error:.1%} ({kinds})",
+                f"steps of a job took {self.slowdown:.2f} times as long as repeated ones: included",
                 f"saved: {self.path}",
             )
         )
@@ -123,14 +129,25 @@ def calibrate(
     fit = fit_machine(
         [step.load for step in steps], [step.seconds for step in steps], shape, chosen_dtype, base
     )
+    slowdown = _slowdown(
+        fit.machine, play(loaded, shape, kv_blocks, 1 if quick else PLAYS), shape, chosen_dtype
+    )
     machine = replace(
-        fit.machine,
+        slowed(fit.machine, slowdown),
         name=f"{socket.gethostname()}-{chosen_device.type}",
         memory_bytes=_memory_bytes(chosen_device),
         note=f"measured by `batchpipe calibrate` with {named} in {chosen_dtype}",
     )
     path = save_profile(machine, named, chosen_dtype, device=chosen_device.type)
-    return _report(machine, fit, steps, named, chosen_dtype, chosen_device.type, path)
+    report = _report(machine, fit, steps, named, chosen_dtype, chosen_device.type, path)
+    return replace(report, slowdown=round(slowdown, 4))
+
+
+def _slowdown(machine: Machine, played: list[Played], shape: ModelShape, dtype: str) -> float:
+    """How much longer the steps of a job take than the same steps repeated: the median play's."""
+    cost = StepCost(shape, machine, dtype)
+    ratios = [seconds / sum(map(cost.seconds, loads)) for loads, seconds in played]
+    return max(1.0, median(ratios)) if ratios else 1.0
 
 
 @contextmanager

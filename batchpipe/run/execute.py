@@ -16,7 +16,7 @@ from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import pace_of
 from batchpipe.planner.replan import Replanner
-from batchpipe.planner.token_batcher import Counts
+from batchpipe.planner.schedule.token_batcher import Counts
 from batchpipe.run.answers import Answers
 from batchpipe.run.expected_time import ExpectedTime, expected_time
 from batchpipe.run.history import save_history

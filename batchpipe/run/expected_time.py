@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from batchpipe.planner.advice import work_seconds
 from batchpipe.planner.lengths import FEW_ANSWERS
-from batchpipe.planner.machine import Machine
-from batchpipe.planner.machines import MACHINES
+from batchpipe.planner.machine.machine import Machine
+from batchpipe.planner.machine.machines import MACHINES
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting, dry_run, in_order, sampled
-from batchpipe.planner.simulate import Simulation
+from batchpipe.planner.schedule.simulate import Simulation
 
 PLAYED_PROMPTS = 20_000  # a larger job is played as a sample of so many
 INTERVAL_PROMPTS = 2_000  # the ends of the interval need only be right to some percent

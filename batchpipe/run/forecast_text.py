@@ -8,7 +8,7 @@ from typing import Any
 
 from batchpipe.planner.advice import Advice
 from batchpipe.planner.explain import DensityBin, explain_density
-from batchpipe.planner.simulate import Simulation
+from batchpipe.planner.schedule.simulate import Simulation
 from batchpipe.run.expected_time import ExpectedTime
 from batchpipe.run.layout import INDENT, columns, figure, money_text, table, time_text, wrapped
 

@@ -9,8 +9,8 @@ import numpy as np
 from batchpipe.config import JobOptions, parse_bytes
 from batchpipe.errors import ConfigError
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
-from batchpipe.planner.machine import Machine
-from batchpipe.planner.model_shape import ModelShape
+from batchpipe.planner.machine.machine import Machine
+from batchpipe.planner.machine.model_shape import ModelShape
 from batchpipe.planner.plan import Plan
 
 CPU_SHARE = 0.5  # of the memory that is free before the weights come; the rest is for them

@@ -10,7 +10,7 @@ from typing import Any
 from batchpipe.config import JobOptions
 from batchpipe.engine.served import refuse, refuse_by_config
 from batchpipe.errors import ConfigError
-from batchpipe.planner.model_shape import ModelShape
+from batchpipe.planner.machine.model_shape import ModelShape
 from batchpipe.rows.parameters import check_sampling
 
 TOKENIZED_AT_ONCE = 1024  # prompts; bounds the tokenizer's own objects
@@ -82,7 +82,7 @@ def load_language(options: JobOptions, config: Any) -> Language:
         ConfigError: the tokenizer is not there, or the defaults are out of range
         UnsupportedModelError: the configuration lacks the sizes of a decoder
     """
-    shape = _shape(options.model, config)
+    shape = shape_of(options.model, config)
     tokenizer = _load_tokenizer(options)
     generation = _generation_defaults(options)
     eos = generation.get("eos_token_id", config.get_text_config().eos_token_id)
@@ -102,11 +102,18 @@ def _source(options: JobOptions) -> dict[str, Any]:
     return {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
 
 
-def _shape(name: str, config: Any) -> ModelShape:
+def shape_of(name: str, config: Any) -> ModelShape:
+    """The sizes of the model.
+
+    Raises:
+        UnsupportedModelError: the configuration lacks the sizes of a decoder
+    """
     try:
         return ModelShape.from_config(config.get_text_config())
     except AttributeError as missing:
         refuse(name, config, f"its configuration has no {missing.name}")
+    except RuntimeError:  # as transformers answers where a size differs from layer to layer
+        refuse(name, config, "its layers differ in size")
 
 
 def _load_tokenizer(options: JobOptions) -> Any:

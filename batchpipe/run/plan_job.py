@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from batchpipe.config import JobOptions, written_bytes
-from batchpipe.planner.cost import StepCost
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, blocks_for
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import SIMULATED_PROMPTS, Setting, make_plan, ordered
 from batchpipe.run.kv_memory import blocks_on, kv_blocks_before_loading

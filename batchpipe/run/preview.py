@@ -14,7 +14,7 @@ from batchpipe.config import JobOptions, PlanOptions, check_price
 from batchpipe.errors import ConfigError
 from batchpipe.planner.explain import density_bins, explain_tree
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
-from batchpipe.planner.model_shape import DTYPE_BYTES
+from batchpipe.planner.machine.model_shape import DTYPE_BYTES
 from batchpipe.planner.order import ORDERS
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.plan_file import read_plan_facts, save_plan

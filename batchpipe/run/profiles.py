@@ -28,8 +28,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from batchpipe.errors import ConfigError
-from batchpipe.planner.machine import Machine
-from batchpipe.planner.machines import MACHINES, machine_named
+from batchpipe.planner.machine.machine import Machine
+from batchpipe.planner.machine.machines import MACHINES, machine_named
 from batchpipe.rows.atomic import written_whole
 
 NAME_CHARACTERS = 60  # of each part of a file name, the last ones: a path's end tells most

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from batchpipe.config import JobOptions
-from batchpipe.engine.served import refuse
-from batchpipe.planner.model_shape import ModelShape
 from batchpipe.planner.request import Sampling
 from batchpipe.rows.request_ids import read_request_ids
 from batchpipe.rows.source import Rows
 from batchpipe.rows.template import Template
 from batchpipe.rows.trace import is_trace, read_trace
 from batchpipe.run.fit import fit
-from batchpipe.run.language import Language
+from batchpipe.run.language import Language, shape_of
 from batchpipe.run.prepare import Job
 
 TOKEN_IDS = 2**31  # a trace's tokens are of no vocabulary
@@ -30,10 +28,7 @@ def bare_language(options: JobOptions, config: Any) -> Language:
     Raises:
         UnsupportedModelError: the configuration lacks the sizes of a decoder
     """
-    try:
-        shape = ModelShape.from_config(config.get_text_config())
-    except AttributeError as missing:
-        refuse(options.model, config, f"its configuration has no {missing.name}")
+    shape = shape_of(options.model, config)
     return Language(options.model, config, None, shape, frozenset(), {})
 
 

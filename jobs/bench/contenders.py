@@ -11,8 +11,8 @@ import numpy as np
 from lru import LruTree
 
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, BlockCount
-from batchpipe.planner.machine import Machine
-from batchpipe.planner.model_shape import ModelShape
+from batchpipe.planner.machine.machine import Machine
+from batchpipe.planner.machine.model_shape import ModelShape
 from batchpipe.planner.order import CANDIDATES, Order
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import (
@@ -24,8 +24,8 @@ from batchpipe.planner.planning import (
     pace_of,
 )
 from batchpipe.planner.request import Sampling
-from batchpipe.planner.simulate import Simulation, simulate
-from batchpipe.planner.token_batcher import TokenBatcher
+from batchpipe.planner.schedule.simulate import Simulation, simulate
+from batchpipe.planner.schedule.token_batcher import TokenBatcher
 from batchpipe.rows.trace import Trace
 
 LLAMA_3_1_8B = ModelShape(

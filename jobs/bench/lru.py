@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from batchpipe.planner.kv_ledger import Ledger
 from batchpipe.planner.plan import Plan
-from batchpipe.planner.segment import Segment
+from batchpipe.planner.schedule.segment import Segment
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -29,9 +29,9 @@ from contenders import (
 from source_mix import lognormal
 from traces import MIXES, batchllm, blendserve
 
-from batchpipe.planner.cost import StepCost
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, blocks_for
-from batchpipe.planner.machines import machine_named
+from batchpipe.planner.machine.machines import machine_named
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.order import CANDIDATES
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting

@@ -32,12 +32,12 @@ from record import append_results, as_table
 
 from batchpipe.config import JobOptions
 from batchpipe.demo.prompt import MODEL_DIR
-from batchpipe.planner.cost import StepCost
 from batchpipe.planner.duplicates import collapse
-from batchpipe.planner.machines import MACHINES
+from batchpipe.planner.machine.machines import MACHINES
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan_file import save_plan
 from batchpipe.planner.planning import Setting, in_order, make_plan
-from batchpipe.planner.prefix_tree import build
+from batchpipe.planner.tree.prefix_tree import build
 from batchpipe.run.language import load_config, load_language
 from batchpipe.run.prepare import prepare, read_job_rows
 from batchpipe.run.preview import hide_torch

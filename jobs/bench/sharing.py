@@ -27,7 +27,7 @@ from batchpipe.planner.order import ORDERS
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
-from batchpipe.planner.token_batcher import TokenBatcher
+from batchpipe.planner.schedule.token_batcher import TokenBatcher
 from batchpipe.run.preview import hide_torch
 
 STEP_TOKENS = 1024

@@ -45,8 +45,8 @@ from source_mix import (
     memory_seconds,
 )
 
-from batchpipe.planner.prefix_tree import build
 from batchpipe.planner.request import Prompts, TokenIds
+from batchpipe.planner.tree.prefix_tree import build
 from batchpipe.rows.trace import Trace
 
 MIXES = {1: (1.4, 0.35), 2: (0.9, 0.35), 3: (1.4, 0.05), 4: (0.9, 0.05)}  # density, sharing

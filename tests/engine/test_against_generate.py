@@ -14,11 +14,11 @@ from transformers import AutoConfig
 
 from batchpipe.engine.engine import Answer, Engine
 from batchpipe.engine.model import bind, load_model
-from batchpipe.planner.model_shape import ModelShape
+from batchpipe.planner.machine.model_shape import ModelShape
 from batchpipe.planner.order import ORDERS
-from batchpipe.planner.pace import Full
 from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
+from batchpipe.planner.schedule.pace import Full
 
 Model = Callable[[str], Path]
 

@@ -14,11 +14,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from batchpipe.engine.model import bind, load_model
 from batchpipe.engine.token_batch import form
 from batchpipe.planner.kv_ledger import KVLedger
-from batchpipe.planner.model_shape import ModelShape
-from batchpipe.planner.pace import Full
+from batchpipe.planner.machine.model_shape import ModelShape
 from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
-from batchpipe.planner.token_batcher import TokenBatcher
+from batchpipe.planner.schedule.pace import Full
+from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
 BLOCKS = 200
 

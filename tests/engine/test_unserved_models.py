@@ -28,7 +28,7 @@ from batchpipe.engine.model import load_model, refuse_by_class
 from batchpipe.engine.self_check import check_attention
 from batchpipe.engine.served import refuse_by_config
 from batchpipe.errors import ConfigError, UnsupportedModelError
-from batchpipe.planner.model_shape import ModelShape
+from batchpipe.planner.machine.model_shape import ModelShape
 
 CPU = torch.device("cpu")
 

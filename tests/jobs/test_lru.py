@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from batchpipe.planner.kv_ledger import BlockCount, KVLedger, Ledger
 from batchpipe.planner.order import POLICIES
-from batchpipe.planner.pace import Full
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
-from batchpipe.planner.segment import Segment
-from batchpipe.planner.token_batcher import TokenBatcher
+from batchpipe.planner.schedule.pace import Full
+from batchpipe.planner.schedule.segment import Segment
+from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "jobs" / "bench"))
 

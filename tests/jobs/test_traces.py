@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batchpipe.planner.prefix_tree import build
+from batchpipe.planner.tree.prefix_tree import build
 from batchpipe.rows.trace import Trace
 
 JOB_DIR = Path(__file__).parents[2] / "jobs" / "bench"

@@ -18,10 +18,10 @@ from batchpipe.kernels.attention import DENSE_MIN_QUERIES, attend
 from batchpipe.kernels.layout import Layout
 from batchpipe.kernels.reference import Variant
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, KVLedger
-from batchpipe.planner.pace import Full
 from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
-from batchpipe.planner.token_batcher import TokenBatcher
+from batchpipe.planner.schedule.pace import Full
+from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
 CPU = torch.device("cpu")
 # Outputs are means of unit normals, so these are rounding of about one: float32 sums in another

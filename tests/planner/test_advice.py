@@ -13,10 +13,10 @@ from batchpipe.planner.advice import (
     step_tokens_advice,
     work_seconds,
 )
-from batchpipe.planner.cost import StepCost
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
-from batchpipe.planner.machines import MACHINES
-from batchpipe.planner.model_shape import ModelShape
+from batchpipe.planner.machine.machines import MACHINES
+from batchpipe.planner.machine.model_shape import ModelShape
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting, dry_run, make_plan
 from batchpipe.planner.request import Prompts, Sampling

@@ -11,11 +11,11 @@ from small_jobs import mixed_job, small_setting
 from test_token_batcher import plans
 
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, KVLedger
-from batchpipe.planner.pace import Even
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import make_plan, pace_of
 from batchpipe.planner.request import Prompts, Sampling
-from batchpipe.planner.token_batcher import TokenBatcher
+from batchpipe.planner.schedule.pace import Even
+from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
 Planned = tuple[Plan, list[int]]
 

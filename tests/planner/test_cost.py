@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_jobs import SMALL_MODEL, Jobs, cost_of, jobs, small_cost, tree_of
 
-from batchpipe.planner.cost import StepCost
-from batchpipe.planner.machines import MACHINES
-from batchpipe.planner.model_shape import ModelShape
-from batchpipe.planner.step import StepLoad
+from batchpipe.planner.machine.machines import MACHINES
+from batchpipe.planner.machine.model_shape import ModelShape
+from batchpipe.planner.machine.step_cost import StepCost
+from batchpipe.planner.machine.step_load import StepLoad
 
 LAYER_PARAMETERS = 4096 * 128 * (2 * 32 + 2 * 8) + 3 * 4096 * 14336
 LLAMA_8B = ModelShape(

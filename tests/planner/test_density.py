@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_jobs import Jobs, cost_of, jobs, mixed_job, small_cost, tree_of
 
-from batchpipe.planner.cost import StepCost
 from batchpipe.planner.density import UNLIKE, density_of, split_units, unit_density
-from batchpipe.planner.prefix_tree import PrefixTree
-from batchpipe.planner.siblings import Parts, parents
+from batchpipe.planner.machine.step_cost import StepCost
+from batchpipe.planner.tree.prefix_tree import PrefixTree
+from batchpipe.planner.tree.siblings import Parts, parents
 
 many_jobs = st.integers(0, 9999).map(mixed_job)
 every_job = st.one_of(jobs, many_jobs)

@@ -24,8 +24,8 @@ from batchpipe.planner.lengths import (
     OutputLengths,
     group_prompts,
 )
-from batchpipe.planner.prefix_tree import build
 from batchpipe.planner.request import Prompts
+from batchpipe.planner.tree.prefix_tree import build
 
 UNLIMITED = 10**6
 GROUPS = 4  # prompt i is of group i, if not said otherwise

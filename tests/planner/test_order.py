@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from small_jobs import Jobs, cost_of, jobs, mixed_job, small_cost, tree_of
 
 from batchpipe.planner.order import CANDIDATES, ORDERS, POLICIES, Order, Ordering
-from batchpipe.planner.prefix_groups import enlarged_groups
-from batchpipe.planner.prefix_tree import PrefixTree
+from batchpipe.planner.tree.prefix_groups import enlarged_groups
+from batchpipe.planner.tree.prefix_tree import PrefixTree
 
 names = st.sampled_from(sorted(POLICIES))
 balanced_names = st.sampled_from(["balanced", "balanced-2", "balanced-3"])

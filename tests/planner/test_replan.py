@@ -19,9 +19,9 @@ from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting, make_plan, pace_of
 from batchpipe.planner.replan import PILOT_KV_SHARE, Replanner, pilot_prompts
 from batchpipe.planner.request import Prompts, Sampling
-from batchpipe.planner.segment import Sequence
-from batchpipe.planner.step import Step
-from batchpipe.planner.token_batcher import TokenBatcher
+from batchpipe.planner.schedule.segment import Sequence
+from batchpipe.planner.schedule.step import Step
+from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
 SHORT, LONG = 3, 40  # tokens of the answers to the two templates
 LEARNING = ("planned", "decode-first")

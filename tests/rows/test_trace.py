@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchpipe.errors import ConfigError
-from batchpipe.planner.prefix_tree import build
+from batchpipe.planner.tree.prefix_tree import build
 from batchpipe.rows import trace
 from batchpipe.rows.trace import is_trace, read_trace
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from harness import call
 
-from batchpipe.planner.machine import Machine
+from batchpipe.planner.machine.machine import Machine
 from batchpipe.run.profiles import find_machine
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from batchpipe.planner.cost import StepCost
 from batchpipe.planner.lengths import FIRST_GUESS_TOKENS, REST
-from batchpipe.planner.machines import MACHINES
-from batchpipe.planner.model_shape import ModelShape
+from batchpipe.planner.machine.machines import MACHINES
+from batchpipe.planner.machine.model_shape import ModelShape
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting, dry_run, make_plan
 from batchpipe.planner.request import Prompts, Sampling

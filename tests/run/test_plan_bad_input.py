@@ -9,7 +9,7 @@ import pytest
 from harness import Ran, call, files_in, write_lines, write_parquet
 
 from batchpipe.config import parse_bytes, written_bytes
-from batchpipe.planner.machines import MACHINES
+from batchpipe.planner.machine.machines import MACHINES
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from golden import check_golden
 from harness import call, write_lines, write_parquet
 
 from batchpipe.planner.lengths import REST
-from batchpipe.planner.machines import MACHINES
+from batchpipe.planner.machine.machines import MACHINES
 from batchpipe.planner.order import CANDIDATES, ORDERS
 from batchpipe.planner.plan_file import read_plan_facts, read_plan_order
 from batchpipe.run.history import save_history

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from batchpipe.errors import ConfigError
-from batchpipe.planner.machine import Machine
-from batchpipe.planner.machines import MACHINES
+from batchpipe.planner.machine.machine import Machine
+from batchpipe.planner.machine.machines import MACHINES
 from batchpipe.run.profiles import find_machine, load_profile, save_profile, state_dir
 
 MEASURED = replace(MACHINES["cpu-2core"], name="measured", matmul_flops=1.25e12)

@@ -1,0 +1,1 @@
+"""Machines and models in numbers, and what a step costs on them."""

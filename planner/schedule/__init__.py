@@ -1,0 +1,1 @@
+"""Forms every step within memory: for the engine and for the dry run."""

@@ -1,0 +1,52 @@
+"""One step: what it computes, and what that asks of the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchpipe.planner.machine.step_load import StepLoad
+from batchpipe.planner.schedule.decoding import Decoding
+from batchpipe.planner.schedule.segment import Chunk, Sequence
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """Every decode advances by one token; the chunks are prompt tokens beside them."""
+
+    decoding: Decoding
+    chunks: tuple[Chunk, ...]  # of prompts, and of answers that a preemption lost
+    load: StepLoad
+
+    def all_chunks(self) -> list[Chunk]:
+        """Decodes and prompt chunks in tree order: subtrees side by side, parents first."""
+        decodes = map(self.decoding.chunk, self.decoding.sequences.values())
+        return sorted(
+            (*decodes, *self.chunks), key=lambda chunk: (chunk.segment.rank, chunk.segment.position)
+        )
+
+    @property
+    def ending(self) -> list[Sequence]:
+        """Sequences whose prompt this step completes; each draws the first token behind it."""
+        return [chunk.sequence for chunk in self.chunks if chunk.sequence is not None]
+
+
+def step_load(decoding: Decoding, chunks: tuple[Chunk, ...]) -> StepLoad:
+    """The load of these decodes and chunks together."""
+    prefill_tokens = pairs = ending = 0
+    for chunk in chunks:
+        tokens = chunk.end - chunk.start
+        prefill_tokens += tokens
+        past = chunk.segment.position + chunk.start
+        pairs += tokens * past + tokens * (tokens + 1) // 2
+        ending += chunk.sequence is not None
+    decodes = len(decoding)
+    return StepLoad(
+        tokens=decodes + prefill_tokens,
+        drawn=decodes + ending,
+        sequences=decodes + len(chunks),
+        own_keys=decoding.own_keys,
+        shared_keys=decoding.shared_keys,
+        shared_pairs=decoding.shared_pairs,
+        prefill_tokens=prefill_tokens,
+        prefill_pairs=pairs,
+    )

@@ -1,0 +1,261 @@
+"""Forms every step: which tokens of which segments are computed next, within KV and token budget.
+
+A child's chunk may stand in the same step as the last chunk of its parent: within one forward
+pass keys are written before they are read, so a shared prefix costs no bubble.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchpipe.planner.kv_ledger import BLOCK_TOKENS, Ledger, blocks_for
+from batchpipe.planner.lengths import OutputLengths
+from batchpipe.planner.machine.step_load import StepLoad
+from batchpipe.planner.order import Order
+from batchpipe.planner.plan import Plan
+from batchpipe.planner.schedule.admission import Admission
+from batchpipe.planner.schedule.decoding import Decoding
+from batchpipe.planner.schedule.live_tree import LiveTree
+from batchpipe.planner.schedule.pace import Pace
+from batchpipe.planner.schedule.segment import Chunk, Segment, Sequence
+from batchpipe.planner.schedule.step import Step, step_load
+from batchpipe.planner.schedule.waiting import Waiting
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a run did, in tokens and steps."""
+
+    steps: int = 0
+    computed_prompt_tokens: int = 0
+    completion_tokens: int = 0
+    preemptions: int = 0
+    recomputed_tokens: int = 0  # computed once more, after a preemption or an eviction
+    evicted_tokens: int = 0
+    peak_kv_tokens: int = 0
+
+
+class TokenBatcher:
+    """Steps through a plan: decodes first, then prefill chunks, then new sequences while KV lasts.
+
+    The number of running sequences is limited by memory alone (BatchLLM's memory-centric token
+    batching), a step by its pace (Sarathi's chunked prefill). It serves the engine and the
+    simulator alike, so what is simulated is what runs.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        pace: Pace,
+        *,
+        lengths: OutputLengths | None = None,
+        tree: LiveTree | None = None,
+    ) -> None:
+        self.plan = plan
+        self.ledger = ledger
+        self.pace = pace
+        self.lengths = lengths or plan.new_lengths()
+        self.waiting = Waiting(plan)
+        self.tree = tree or LiveTree(plan, ledger, self.waiting.next_use)
+        self.decoding = Decoding()
+        self.running: dict[int, Sequence] = {}  # by prompt, in order of admission
+        self.prefilling: dict[int, Sequence] = {}  # those of them that do not decode yet
+        self.counts = Counts()
+        self._admission = Admission(
+            self.waiting, self.tree, self.decoding, pace, ledger.total, self.remaining
+        )
+        self._ever_computed: dict[int, int] = {}  # tokens of a node, of a preempted tail (~index)
+
+    # ---- forming a step -------------------------------------------------------------------
+
+    def next_step(self) -> Step | None:
+        """What is computed next; None when everything is answered."""
+        self._reserve_decodes()
+        chunks: list[Chunk] = []
+        scheduled: dict[int, int] = {}
+        budget = self.pace.prefill_tokens(self.decoding)
+        for sequence in self.prefilling.values():
+            if budget <= 0:
+                break
+            budget = self._schedule_prefill(sequence, chunks, scheduled, budget)
+        while budget > 0:
+            admitted = self._admission.next()
+            if admitted is None:
+                break
+            self._admit(admitted)
+            budget = self._schedule_prefill(admitted, chunks, scheduled, budget)
+        if not chunks and not len(self.decoding):
+            # The forecast lets in no sequence whose prompt has no room: something always goes on.
+            assert not self.running, (
+                f"prompts {list(self.running)} do not fit into {self.ledger.total} KV blocks, "
+                f"{self.ledger.free} of them free"
+            )
+            return None
+        step_chunks = tuple(chunks)
+        return Step(self.decoding, step_chunks, step_load(self.decoding, step_chunks))
+
+    @property
+    def settled_until(self) -> int:
+        """The step up to which only decodes advance, unless a sequence ends or memory is short."""
+        if self.prefilling:
+            return self.decoding.clock
+        return self._admission.settled_until if len(self.waiting) else 1 << 62
+
+    def _reserve_decodes(self) -> None:
+        """Every decode has room for its next token; where room cannot be made the last in leave."""
+        for sequence in self.decoding.needing_block():
+            if sequence in self.decoding:  # not preempted for one before it
+                length = self.decoding.length(sequence)
+                self._reserve(sequence.tail, length, preempt=True)
+
+    def _schedule_prefill(
+        self, sequence: Sequence, chunks: list[Chunk], scheduled: dict[int, int], budget: int
+    ) -> int:
+        """Chunks of the sequence's path and tail as far as budget and KV go; returns the rest."""
+        for segment in (*sequence.path, sequence.tail):
+            start = scheduled.get(id(segment), segment.computed)
+            end = min(segment.length, start + budget)
+            if start < end:
+                if not self._reserve(segment, end, preempt=False):
+                    return budget
+                ends = segment is sequence.tail and end == segment.length
+                chunks.append(Chunk(segment, start, end, sequence if ends else None))
+                scheduled[id(segment)] = end
+                budget -= end - start
+                self._count_prefill(sequence, segment, start, end)
+            if end < segment.length:
+                break
+        return budget
+
+    def _count_prefill(self, sequence: Sequence, segment: Segment, start: int, end: int) -> None:
+        """Prompt tokens computed on behalf of this sequence (answers computed again are not)."""
+        prompt_end = len(segment.prompt)
+        computed = max(0, min(end, prompt_end) - min(start, prompt_end))
+        self.counts.computed_prompt_tokens += computed
+        sequence.cached_tokens -= computed
+        key = segment.node if segment.node >= 0 else ~sequence.index
+        before = self._ever_computed.get(key, 0)
+        self.counts.recomputed_tokens += max(0, min(end, before) - start)
+        if segment.node >= 0 and end > before:
+            self._ever_computed[key] = end
+
+    # ---- admission and preemption -----------------------------------------------------------
+
+    def _admit(self, sequence: Sequence) -> None:
+        self.waiting.take(sequence)
+        sequence.path = self.tree.enter(sequence.index, sequence.path_blocks)
+        sequence.tail.parent = sequence.path[-1] if sequence.path else None
+        sequence.tail.users = 1
+        self._admission.moved(sequence.path)
+        self.running[sequence.index] = sequence
+        self.prefilling[sequence.index] = sequence
+
+    def reorder(self, order: Order, pace: Pace) -> None:
+        """What still waits is admitted in this order and at this pace from now on."""
+        self.pace = pace
+        self.waiting.reorder(order)
+        self._admission.reordered(pace)
+
+    def remaining(self, sequence: Sequence) -> int:
+        """Tokens still expected of its answer."""
+        index = sequence.index
+        return self.lengths.remaining(
+            index,
+            self.decoding.produced(sequence),
+            self.plan.samplings[index].max_tokens,
+            self.plan.exact_length(index),
+        )
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """The sequence waits again at the front, its own KV freed, its tokens kept."""
+        assert len(self.running) > 1, (  # alone it would be computed again and again, for nothing
+            f"prompt {sequence.index} alone does not fit into {self.ledger.total} KV blocks"
+        )
+        self.counts.preemptions += 1
+        self._leave(sequence)
+        self._ever_computed[~sequence.index] = sequence.tail.computed
+        self.tree.discard(sequence.tail)
+        self.waiting.put_back(sequence)
+
+    def _leave(self, sequence: Sequence) -> None:
+        if sequence in self.decoding:
+            self.decoding.leave(sequence)
+        else:
+            del self.prefilling[sequence.index]
+        del self.running[sequence.index]
+        self._admission.left(sequence)
+        self.tree.leave(sequence.path)
+        self._admission.moved(sequence.path)
+        sequence.tail.users = 0
+
+    def _reserve(self, segment: Segment, tokens: int, *, preempt: bool) -> bool:
+        """Blocks for the segment's first ``tokens`` are owned; False where room cannot be made."""
+        missing = blocks_for(tokens) - len(segment.blocks)
+        while missing > self.ledger.free:
+            evicted = self.tree.evict()
+            if evicted is not None:
+                self.counts.evicted_tokens += evicted
+                continue
+            if not preempt:
+                return False
+            victim = next(reversed(self.running.values()))
+            self._preempt(victim)
+            if victim.tail is segment:
+                return False
+        if missing > 0:
+            if not segment.blocks and segment.node >= 0:
+                self.tree.hold(segment)
+            if missing == 1 and segment.blocks:
+                segment.blocks.append(self.ledger.take_after(segment.blocks[-1]))
+            else:
+                segment.blocks.extend(self.ledger.take(missing))
+            held = (self.ledger.total - self.ledger.free) * BLOCK_TOKENS
+            self.counts.peak_kv_tokens = max(self.counts.peak_kv_tokens, held)
+        return True
+
+    # ---- after a step -------------------------------------------------------------------------
+
+    def computed(self, step: Step) -> None:
+        """The step's KV is in place, and every drawing sequence has one token more."""
+        self.counts.steps += 1
+        self.counts.completion_tokens += step.load.drawn
+        self.pace.passed(step.load)
+        for chunk in step.chunks:
+            chunk.segment.computed = chunk.end
+        self.decoding.advance()
+        for sequence in step.ending:
+            sequence.tail.length += 1
+            del self.prefilling[sequence.index]
+            self.decoding.join(sequence)
+
+    def decode_load(self) -> StepLoad:
+        """The load of the next step if it has decodes alone."""
+        return step_load(self.decoding, ())
+
+    def advance_decodes(self, steps: int) -> int:
+        """Up to so many steps of decodes alone have passed; fewer where memory gets short."""
+        for passed in range(steps):
+            needing = self.decoding.needing_block()
+            if len(needing) > self.ledger.free:
+                return passed
+            for sequence in needing:
+                self._reserve(sequence.tail, self.decoding.length(sequence), preempt=False)
+            load = self.decode_load()
+            self.counts.steps += 1
+            self.counts.completion_tokens += load.drawn
+            self.pace.passed(load)
+            self.decoding.advance()
+        return steps
+
+    def finish(self, sequence: Sequence, *, ended_itself: bool) -> None:
+        """The sequence is answered; nodes that nobody below still needs are freed."""
+        produced = self.decoding.produced(sequence)
+        if ended_itself:
+            self.lengths.add(sequence.index, produced)
+        self.pace.answered(sequence.index, produced)
+        self._leave(sequence)
+        self.tree.discard(sequence.tail)
+        self._ever_computed.pop(~sequence.index, None)
+        self.tree.answered(sequence.path)
+        self._admission.moved(sequence.path)

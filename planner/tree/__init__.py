@@ -1,0 +1,1 @@
+"""Which prompts begin alike: the prefix tree and what is built on it."""
