@@ -39,20 +39,12 @@ SCHEMA = pa.schema(
 )
 
 
-def save_plan(
-    path: Path,
-    plan: Plan,
-    expected_outputs: npt.NDArray[np.int64],  # [plan.prompts]
-    facts: Mapping[str, object],
-) -> None:
+def save_plan(path: Path, plan: Plan, facts: Mapping[str, object]) -> None:
     """The file holds the plan whole, or the path has what it had.
 
     Equal plans give equal bytes. The metadata key `FACTS` has a JSON object with the order's name,
     prompts, prompt tokens and distinct tokens, and with ``facts``, which must be JSON values.
     """
-    assert len(expected_outputs) == len(plan.prompts), (
-        f"{len(expected_outputs)} expected outputs for {len(plan.prompts)} prompts"
-    )
     told = {
         "order": plan.order_name,
         "prompts": len(plan.prompts),
@@ -61,7 +53,7 @@ def save_plan(
         **facts,
     }
     schema = SCHEMA.with_metadata({FACTS: json.dumps(told, sort_keys=True).encode()})
-    table = pa.Table.from_arrays(_columns(plan, expected_outputs), schema=schema)
+    table = pa.Table.from_arrays(_columns(plan), schema=schema)
     _write(path, table)
 
 
@@ -77,7 +69,7 @@ def read_plan_facts(path: Path) -> dict[str, object]:
     return facts
 
 
-def _columns(plan: Plan, expected_outputs: npt.NDArray[np.int64]) -> list[pa.Array]:
+def _columns(plan: Plan) -> list[pa.Array]:
     order = plan.order.prompts
     ranks = plan.rank_of[order]
     limits = np.fromiter((each.max_tokens for each in plan.samplings), np.int64, len(order))
@@ -90,7 +82,7 @@ def _columns(plan: Plan, expected_outputs: npt.NDArray[np.int64]) -> list[pa.Arr
         "prompt_tokens": plan.prompts.lengths[order],
         "shared_tokens": plan.tree.tail_start[ranks],
         "node": plan.tree.tail_node[ranks],
-        "expected_output_tokens": expected_outputs[order],
+        "expected_output_tokens": plan.output_tokens[order],
         "max_tokens": limits[order],
     }
     return [pa.array(columns[field.name], field.type) for field in SCHEMA]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -87,7 +87,10 @@ def ordered(plan: Plan, setting: Setting | None, *, simulated_prompts: int | Non
         return in_order(plan, plan.order_name, setting)
     if setting is None or not len(plan.prompts):
         return in_order(plan, CANDIDATES[0], setting)
-    return in_order(plan, _best_policy(plan, setting, simulated_prompts), setting)
+    job = plan
+    if simulated_prompts is not None and len(plan.prompts) > simulated_prompts:
+        job = sampled(plan, simulated_prompts)
+    return in_order(plan, fastest(dry_runs(job, setting)), setting)
 
 
 def in_order(plan: Plan, policy: str, setting: Setting | None) -> Plan:
@@ -118,16 +121,23 @@ def dry_run(
     return simulate(batcher, setting.cost, given, bound_seconds=bound)
 
 
-def _best_policy(plan: Plan, setting: Setting, simulated_prompts: int | None) -> str:
-    """The candidate with the shortest makespan; the first of equals, so the choice is stable."""
-    job = plan
-    if simulated_prompts is not None and len(plan.prompts) > simulated_prompts:
-        job = sampled(plan, simulated_prompts)
-    seconds = {
-        policy: dry_run(in_order(job, policy, setting), setting).makespan_seconds
-        for policy in CANDIDATES
-    }
-    return min(seconds, key=seconds.__getitem__)
+def dry_runs(
+    plan: Plan, setting: Setting, policies: Iterable[str] = CANDIDATES
+) -> dict[str, Simulation]:
+    """The plan played in the order of each policy; equal orders are played once."""
+    played: list[tuple[Order, Simulation]] = []
+    simulations: dict[str, Simulation] = {}
+    for policy in policies:
+        made = in_order(plan, policy, setting)
+        same = (simulation for order, simulation in played if order.equals(made.order))
+        simulations[policy] = next(same, None) or dry_run(made, setting)
+        played.append((made.order, simulations[policy]))
+    return simulations
+
+
+def fastest(simulations: Mapping[str, Simulation]) -> str:
+    """The policy with the shortest makespan; the first of equals, so the choice is stable."""
+    return min(simulations, key=lambda policy: simulations[policy].makespan_seconds)
 
 
 def sampled(plan: Plan, prompts: int) -> Plan:

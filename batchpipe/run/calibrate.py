@@ -136,6 +136,7 @@ def calibrate(
         slowed(fit.machine, slowdown),
         name=f"{socket.gethostname()}-{chosen_device.type}",
         memory_bytes=_memory_bytes(chosen_device),
+        device=chosen_device.type,
         note=f"measured by `batchpipe calibrate` with {named} in {chosen_dtype}",
     )
     path = save_profile(machine, named, chosen_dtype, device=chosen_device.type)

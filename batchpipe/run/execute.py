@@ -18,7 +18,7 @@ from batchpipe.planner.planning import pace_of
 from batchpipe.planner.replan import Replanner
 from batchpipe.planner.schedule.token_batcher import Counts
 from batchpipe.run.answers import Answers
-from batchpipe.run.expected_time import ExpectedTime, expected_time
+from batchpipe.run.expected_time import expected_seconds
 from batchpipe.run.history import save_history
 from batchpipe.run.journal import Journal
 from batchpipe.run.kv_memory import blocks_for_all, blocks_in, free_bytes
@@ -84,10 +84,10 @@ def execute(
     kv_blocks = min(setting.kv_blocks, blocks_for_all(plan))
     check_attention(model, language.shape, options.model)
     decoder = bind(model, language.shape, kv_blocks)
-    loaded = time.perf_counter()
     setting = replace(setting, kv_blocks=kv_blocks)
-    expected = expected_time(plan, setting)
+    expected = expected_seconds(plan, setting)
     _announce(expected, ends_at)
+    loaded = time.perf_counter()
     replanner = Replanner(plan, setting)
     plan = replanner.plan
     engine = Engine(
@@ -112,19 +112,19 @@ def execute(
         kv_tokens=kv_blocks * BLOCK_TOKENS,
         load_seconds=loaded - started,
         run_seconds=time.perf_counter() - loaded,
-        expected_seconds=expected.expected_seconds,
+        expected_seconds=expected,
         stopped_by=stopped_by,
     )
 
 
-def _announce(expected: ExpectedTime, ends_at: float | None) -> None:
+def _announce(expected: float, ends_at: float | None) -> None:
     """A budget that will not do is told before it is spent."""
-    if ends_at is None or time.monotonic() + expected.expected_seconds <= ends_at:
+    if ends_at is None or time.monotonic() + expected <= ends_at:
         return
     left = max(0.0, ends_at - time.monotonic())
     print(
         f"the budget leaves {left / 3600:.2g} hours and the job is expected to take "
-        f"{expected.expected_seconds / 3600:.2g}: it will stop early, resumably",
+        f"{expected / 3600:.2g}: it will stop early, resumably",
         file=sys.stderr,
     )
 

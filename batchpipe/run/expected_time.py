@@ -39,10 +39,7 @@ def expected_time(plan: Plan, setting: Setting, played: Simulation | None = None
     to answers that all end at their limit. Either end is moved by the profile's error. ``played``
     spares the dry run where there has been one of the whole job.
     """
-    if played is not None:
-        expected = played.makespan_seconds
-    else:
-        expected = _scaled(plan, setting, PLAYED_PROMPTS)
+    expected = expected_seconds(plan, setting) if played is None else played.makespan_seconds
     job = _sample(plan, setting, INTERVAL_PROMPTS)
     unknown = ~known_lengths(job)
     shorter = longer = 1.0
@@ -86,9 +83,9 @@ def _sample(plan: Plan, setting: Setting, prompts: int) -> Plan:
     return in_order(sampled(plan, prompts), plan.policy, setting)
 
 
-def _scaled(plan: Plan, setting: Setting, prompts: int) -> float:
-    """The time of a dry run, of a sample where the job has more prompts."""
-    job = _sample(plan, setting, prompts)
+def expected_seconds(plan: Plan, setting: Setting) -> float:
+    """The time of a dry run, of a sample where the job has more than `PLAYED_PROMPTS`."""
+    job = _sample(plan, setting, PLAYED_PROMPTS)
     seconds = dry_run(job, setting).makespan_seconds
     if job is plan:
         return seconds

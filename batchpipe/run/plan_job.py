@@ -56,7 +56,7 @@ def target_of(
     machine = find_machine(options.machine, model=options.model, dtype=dtype, device=device)
     cost = StepCost(language.shape, machine, dtype)
     if elsewhere and options.machine is not None:
-        device = "cpu" if machine.name.startswith("cpu") else "cuda"
+        device = machine.device
         if options.kv_memory == "auto":
             own_blocks = blocks_on(machine, language.shape, dtype)
             return Target(cost, own_blocks, step_tokens or STEP_TOKENS[device])
@@ -70,12 +70,8 @@ def plan_job(
     target: Target,
     *,
     history: History | None = None,
-    simulated_prompts: int | None = SIMULATED_PROMPTS,
 ) -> tuple[Job, Plan]:
-    """The plan, and the job without the rows that would not fit the KV memory even alone.
-
-    ``planned`` chooses its order by simulating at most ``simulated_prompts``; None: all.
-    """
+    """The plan, and the job without the rows that would not fit the KV memory even alone."""
     while True:
         plan = make_plan(job.prompts, job.samplings, order="input", history=history)
         faults = {} if target.kv_blocks is None else _too_large(job, plan, target)
@@ -83,7 +79,7 @@ def plan_job(
             break
         job = job.without(faults)
     named = replace(plan, order_name=order)
-    return job, ordered(named, target.setting, simulated_prompts=simulated_prompts)
+    return job, ordered(named, target.setting, simulated_prompts=SIMULATED_PROMPTS)
 
 
 def _too_large(job: Job, plan: Plan, target: Target) -> dict[int, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from batchpipe.errors import ConfigError
 from batchpipe.planner.explain import density_bins, explain_tree
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.machine.model_shape import DTYPE_BYTES
-from batchpipe.planner.order import ORDERS
+from batchpipe.planner.order import CANDIDATES, ORDERS
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.plan_file import read_plan_facts, save_plan
-from batchpipe.planner.planning import SIMULATED_PROMPTS, Setting, dry_run, ordered
+from batchpipe.planner.planning import Setting, dry_runs, fastest, in_order
 from batchpipe.rows.output_path import check_output
 from batchpipe.run.advise import advise
 from batchpipe.run.expected_time import expected_time, is_measured, profile_error
@@ -55,17 +56,16 @@ def preview(options: JobOptions, asked: PlanOptions) -> Preview:
         _check_plan_file(asked.out, options.input)
     job, language, target = _prepared(options, asked)
     whole = asked.simulate or asked.compare
-    job, plan = plan_job(
-        job,
-        options.order,
-        target,
-        history=load_history(options.model, options.template),
-        simulated_prompts=None if whole else SIMULATED_PROMPTS,
-    )
+    history = load_history(options.model, options.template)
+    job, plan = plan_job(job, "input" if whole else options.order, target, history=history)
     setting = target.setting
     assert setting is not None, "the KV memory is known"
-    played = PlayedOrder(plan.order_name, plan.policy, dry_run(plan, setting)) if whole else None
-    simulation = None if played is None else played.simulation
+    played: tuple[PlayedOrder, ...] = ()
+    if whole:
+        played = _played(plan, setting, ORDERS if asked.compare else (options.order,))
+        [asked_for] = (each for each in played if each.order == options.order)
+        plan = in_order(replace(plan, order_name=options.order), asked_for.policy, setting)
+    simulation = asked_for.simulation if whole else None
     cost, machine = plan.cost(setting.cost), setting.cost.machine
     if asked.out is not None:
         _save(asked.out, plan, setting, options)
@@ -97,7 +97,7 @@ def preview(options: JobOptions, asked: PlanOptions) -> Preview:
         density_bins=density_bins(plan.tree, cost),
         expected=expected_time(plan, setting, simulation),
         simulation=simulation,
-        compared=_compared(plan, setting, played) if asked.compare and played else (),
+        compared=played if asked.compare else (),
         advice=advise(options, job, plan, language, setting, thorough=whole),
         plan_file=asked.out,
         tree=explain_tree(plan, lambda *place: _excerpt(job, plan, language, *place)),
@@ -135,16 +135,13 @@ def _dtype(wanted: str, language: Language) -> str:
     return dtype
 
 
-def _compared(plan: Plan, setting: Setting, played: PlayedOrder) -> list[PlayedOrder]:
-    """Every order played to its end; `planned` chooses by that, so it is never worse than `dfs`."""
-    orders = []
-    for name in ORDERS:
-        if name == played.order:
-            orders.append(played)
-            continue
-        other = ordered(replace(plan, order_name=name), setting)
-        orders.append(PlayedOrder(name, other.policy, dry_run(other, setting)))
-    return orders
+def _played(plan: Plan, setting: Setting, orders: Sequence[str]) -> tuple[PlayedOrder, ...]:
+    """These orders played to their ends; `planned` is the fastest candidate, so never behind."""
+    policies = CANDIDATES if "planned" in orders else orders
+    simulations = dry_runs(plan, setting, policies)
+    best = fastest(simulations)
+    chosen = {name: best if name == "planned" else name for name in orders}
+    return tuple(PlayedOrder(name, policy, simulations[policy]) for name, policy in chosen.items())
 
 
 def _excerpt(job: Job, plan: Plan, language: Language, prompt: int, start: int, end: int) -> str:
@@ -183,4 +180,4 @@ def _save(out: str, plan: Plan, setting: Setting, options: JobOptions) -> None:
         "kv_tokens": setting.kv_blocks * BLOCK_TOKENS,
         "step_tokens": setting.step_tokens,
     }
-    save_plan(Path(out), plan, plan.output_tokens, facts)
+    save_plan(Path(out), plan, facts)

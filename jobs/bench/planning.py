@@ -84,7 +84,7 @@ def stages(folder: Path, outcome: list[str]) -> Iterator[str]:
     yield "plan"
     in_order(plan, plan.policy, setting)
     yield "chosen order"
-    save_plan(folder / "plan.parquet", plan, plan.output_tokens, {"policy": plan.policy})
+    save_plan(folder / "plan.parquet", plan, {"policy": plan.policy})
     yield "save"
     outcome.append(
         f"{plan.rows:,} rows, {len(plan.prompts):,} distinct; of their {plan.row_prompt_tokens:,} "

@@ -12,6 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 TEXTS = frozenset({"name", "note"})
+DEVICES = ("cpu", "cuda")
 AT_LEAST_ZERO = frozenset({"step_seconds", "layer_seconds", "sequence_seconds", "price_per_hour"})
 SHARES = frozenset({"float32_share", "overlap"})
 ZERO_SHARES = frozenset({"overlap"})
@@ -31,6 +32,7 @@ class Machine:
     step_seconds: float  # fixed cost of one step
     layer_seconds: float  # fixed cost of each layer of a step
     sequence_seconds: float  # cost of each sequence (chunk) in a step: metadata, sampling
+    device: str = "cuda"  # its kind: cpu or cuda
     overlap: float = 0.0  # share of the shorter of compute and memory time hidden by the longer
     price_per_hour: float = 0.0
     note: str = ""  # where the figures come from
@@ -68,6 +70,10 @@ def _listed(names: list[str]) -> str:
 
 def _checked(name: str, value: object, where: str) -> Any:  # str, int or float, as the field is
     """The value as its field has it, or ``ValueError``."""
+    if name == "device":
+        if value in DEVICES:
+            return value
+        raise ValueError(f"{where}: {name} is {value!r}; write {' or '.join(DEVICES)}")
     if name in TEXTS:
         if isinstance(value, str) and (value or name != "name"):
             return value

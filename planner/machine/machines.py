@@ -26,7 +26,7 @@ class Datasheet:
     title: str
 
     def machine(self, name: str) -> Machine:
-        """The profile of the GPU, with the fixed costs of an eager engine."""
+        """The profile of the GPU, with the fixed costs of an engine that replays whole steps."""
         bandwidth = self.tb_per_second * 1e12 * BANDWIDTH_EFFICIENCY
         matmul = self.bf16_tflops * 1e12 * MATMUL_EFFICIENCY
         return Machine(
@@ -68,6 +68,7 @@ CPU = Machine(
     step_seconds=2e-3,
     layer_seconds=1e-4,
     sequence_seconds=5e-5,
+    device="cpu",
     note=(
         "a rough guess at two cores of an AVX-512 server; `batchpipe calibrate` measures the "
         "machine at hand"

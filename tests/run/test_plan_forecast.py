@@ -219,3 +219,14 @@ def test_lengths_of_earlier_runs_are_expected(job: Path, llama: Path) -> None:
     told = plan(job, llama, *options)
     assert told["expected_answer_tokens"] == len(ROWS) * 7
     assert told["lengths_known"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_profile_of_a_file_gets_the_steps_of_its_device(
+    job: Path, llama: Path, tmp_path: Path, device: str
+) -> None:
+    fields = MACHINES["a100-80g"].as_fields() | {"name": "mine", "device": device}
+    profile = tmp_path / "mine.json"
+    profile.write_text(json.dumps(fields))
+    told = plan(job, llama, "--template", SCHEMA_FIRST, "--machine", profile)
+    assert told["step_tokens"] == STEP_TOKENS[device]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchpipe.planner.machine.machine import Machine
+from batchpipe.planner.machine.machine import DEVICES, Machine
 from batchpipe.planner.machine.machines import MACHINES, machine_named
 
 POSITIVE = (
@@ -22,7 +22,7 @@ POSITIVE = (
     "attention_flops",
 )
 AT_LEAST_ZERO = ("step_seconds", "layer_seconds", "sequence_seconds", "overlap", "price_per_hour")
-OPTIONAL = ("overlap", "price_per_hour", "note")
+OPTIONAL = ("device", "overlap", "price_per_hour", "note")
 
 
 def fields(**changed: object) -> dict[str, object]:
@@ -53,7 +53,7 @@ def test_shipped_machine_comes_back_from_its_fields(name: str) -> None:
         {name: st.floats(1e-9, 1.0) for name in POSITIVE[1:]}
         | {"memory_bytes": st.integers(1, 10**15)}
         | {name: st.floats(0, 1) for name in AT_LEAST_ZERO}
-        | {"name": st.text(min_size=1), "note": st.text()}
+        | {"name": st.text(min_size=1), "note": st.text(), "device": st.sampled_from(DEVICES)}
     )
 )
 def test_every_allowed_machine_comes_back_from_its_fields(given: dict[str, object]) -> None:
@@ -62,9 +62,15 @@ def test_every_allowed_machine_comes_back_from_its_fields(given: dict[str, objec
     assert Machine.from_fields(json.loads(json.dumps(machine.as_fields())), "here") == machine
 
 
+@pytest.mark.parametrize("device", ["tpu", "", 3, None])
+def test_device_of_another_kind_is_refused(device: object) -> None:
+    assert "write cpu or cuda" in refusal(fields(device=device))
+
+
 def test_optional_fields_have_defaults() -> None:
     given = {name: value for name, value in fields().items() if name not in OPTIONAL}
     machine = Machine.from_fields(given, "here")
+    assert machine.device == "cuda"
     assert (machine.overlap, machine.price_per_hour, machine.note) == (0.0, 0.0, "")
 
 
