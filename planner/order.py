@@ -38,11 +38,11 @@ class Order:
 
     def equals(self, other: Order) -> bool:
         """True where both admit the same prompts at the same time."""
-        if self.waves != other.waves or self.from_both_ends != other.from_both_ends:
+        if self.waves != other.waves or not np.array_equal(self.prompts, other.prompts):
             return False
-        if not np.array_equal(self.prompts, other.prompts):
-            return False
-        return self.density is None or np.array_equal(self.density, other.density)
+        if self.density is None or other.density is None:
+            return self.density is other.density
+        return np.array_equal(self.density, other.density)
 
     def only(self, waiting: npt.NDArray[np.bool_]) -> Order:
         """The same order without the prompts that wait no more (``waiting`` is by prompt)."""

@@ -40,6 +40,23 @@ SMALL_MODEL = ModelShape(
     windows=(0, 0),
 )
 
+LLAMA_8B = ModelShape(
+    layers=32,
+    hidden=4096,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    vocab=128256,
+    context=8192,
+    linear_parameters=6_979_321_856,
+    expert_parameters=0,
+    experts=0,
+    experts_per_token=0,
+    head_parameters=525_336_576,
+    tied_head=False,
+    windows=(0,) * 32,
+)
+
 
 def small_cost(overlap: float = 0.0, shape: ModelShape = SMALL_MODEL) -> StepCost:
     """The small model on a machine that hides so much of a step's shorter part."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from small_jobs import LLAMA_8B
 
 from batchpipe.planner.advice import (
     Advice,
@@ -15,30 +16,13 @@ from batchpipe.planner.advice import (
 )
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.machine.machines import MACHINES
-from batchpipe.planner.machine.model_shape import ModelShape
 from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting, dry_run, make_plan
 from batchpipe.planner.request import Prompts, Sampling
 
 # Llama-3 8B.
-SHAPE = ModelShape(
-    layers=32,
-    hidden=4096,
-    heads=32,
-    kv_heads=8,
-    head_dim=128,
-    vocab=128256,
-    context=8192,
-    linear_parameters=6_979_321_856,
-    expert_parameters=0,
-    experts=0,
-    experts_per_token=0,
-    head_parameters=525_336_576,
-    tied_head=False,
-    windows=(0,) * 32,
-)
-COST = StepCost(SHAPE, MACHINES["a100-80g"], "bfloat16")
+COST = StepCost(LLAMA_8B, MACHINES["a100-80g"], "bfloat16")
 PLENTY = Setting(COST, kv_blocks=20_000, step_tokens=2048)
 
 

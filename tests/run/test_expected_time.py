@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_jobs import LLAMA_8B
 
 from batchpipe.planner.lengths import FIRST_GUESS_TOKENS, REST
 from batchpipe.planner.machine.machines import MACHINES
-from batchpipe.planner.machine.model_shape import ModelShape
 from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting, dry_run, make_plan
@@ -24,23 +24,9 @@ from batchpipe.run.expected_time import (
     known_lengths,
 )
 
-SHAPE = ModelShape(
-    layers=32,
-    hidden=4096,
-    heads=32,
-    kv_heads=8,
-    head_dim=128,
-    vocab=32000,
-    context=8192,
-    linear_parameters=6_979_321_856,
-    expert_parameters=0,
-    experts=0,
-    experts_per_token=0,
-    head_parameters=131_072_000,
-    tied_head=False,
-    windows=(0,) * 32,
+SETTING = Setting(
+    StepCost(LLAMA_8B, MACHINES["h100"], "bfloat16"), kv_blocks=9000, step_tokens=2048
 )
-SETTING = Setting(StepCost(SHAPE, MACHINES["h100"], "bfloat16"), kv_blocks=9000, step_tokens=2048)
 
 
 def plan_of(count: int, sampling: Sampling, history: dict[bytes, list[int]] | None = None) -> Plan:
