@@ -11,7 +11,14 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 import batchpipe
-from batchpipe.config import DTYPES, ON_TOO_LONG, JobOptions, PlanOptions, RunOptions
+from batchpipe.config import (
+    DTYPES,
+    ON_TOO_LONG,
+    JobOptions,
+    PlanOptions,
+    RunOptions,
+    retry_options,
+)
 from batchpipe.errors import BatchpipeError, Interrupted, StoppedEarly
 from batchpipe.planner.order import ORDERS
 from batchpipe.run.stop import Terminated, raising_terminated
@@ -24,7 +31,8 @@ Exit codes:
     1    the run failed
     2    wrong usage, found before any work
     3    finished, with more error rows than --max-errors
-    75   stopped early (SIGTERM, disk full, budget spent); the same command goes on
+    75   stopped early (SIGTERM, disk full, budget spent, too many errors, another process at
+         work); the same command goes on
     130  interrupted (Ctrl-C); the same command goes on
 """
 
@@ -103,7 +111,9 @@ def commands() -> None:
 @click.option("--run-dir", help="Where the run keeps its state [default: OUT.run].")
 @click.option("--overwrite", is_flag=True, help="Discard OUT and the run directory.")
 @click.option(
-    "--max-errors", default="0", show_default=True, help="Error rows tolerated: a count or 5%."
+    "--max-errors",
+    help="Error rows tolerated: a count or 5%. With more of them the run stops early, resumably "
+    "[default: it runs to its end, and any error row makes it exit with 3].",
 )
 @click.option("--step-tokens", type=click.IntRange(min=1), help="Most tokens in one forward pass.")
 @click.option("--budget-hours", type=float, help="Stop, resumably, after so many hours.")
@@ -121,6 +131,50 @@ def run(as_json: bool, **given: Any) -> None:
     summary = run_job(_job_options(given), RunOptions(**own))
     _print(summary, as_json)
     sys.exit(summary.exit_code)
+
+
+@commands.command(epilog=EXIT_CODES)
+@click.argument("run_dir")
+@click.option("--status", default="", help="Rows with one of these: error,invalid_output.")
+@click.option("--finish-reason", default="", help="And rows that ended so: length,stop.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Sample them so, e.g. max_tokens=4096; may be repeated.",
+)
+@click.option("--max-errors", help="As for `run` [default: what the run was given].")
+@click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
+def retry(
+    run_dir: str,
+    status: str,
+    finish_reason: str,
+    settings: tuple[str, ...],
+    max_errors: str | None,
+    as_json: bool,
+) -> None:
+    """Answer the chosen rows of a run once more; all others stay as they are.
+
+    A row whose new attempt fails keeps the answer that it has.
+    """
+    asked = retry_options(status, finish_reason, settings, max_errors)
+    from batchpipe.run.job import retry as retry_rows
+
+    summary = retry_rows(run_dir, asked)
+    _print(summary, as_json)
+    sys.exit(summary.exit_code)
+
+
+@commands.command()
+@click.argument("run_dir")
+@click.option("--json", "as_json", is_flag=True, help="One JSON report on stdout.")
+def status(run_dir: str, as_json: bool) -> None:
+    """Show how far a run is: rows, rate, time left and errors by kind."""
+    from batchpipe.journal.folder import open_folder
+    from batchpipe.journal.status import describe
+
+    _print(describe(open_folder(run_dir)), as_json)
 
 
 @commands.command()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from batchpipe.errors import ConfigError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+STATUSES = ("success", "error", "invalid_output")
+FINISH_REASONS = ("stop", "length")
 ON_TOO_LONG = ("error", "skip", "truncate-left")
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -45,11 +49,21 @@ class RunOptions:
     out: str
     run_dir: str | None = None
     overwrite: bool = False
-    max_errors: str = "0"
+    max_errors: str | None = None  # None: none are tolerated, and none end the run early
     step_tokens: int | None = None
     with_token_ids: bool = False
     budget_hours: float | None = None
     budget_cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryOptions:
+    """What only `retry` needs: which rows of a run are asked once more, and how."""
+
+    statuses: tuple[str, ...] = ()  # rows with one of these statuses
+    finish_reasons: tuple[str, ...] = ()  # and rows with one of these finish reasons
+    overrides: dict[str, Any] = field(default_factory=dict)  # sampling parameters
+    max_errors: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +97,10 @@ def written_bytes(amount: int) -> str:
     return str(amount)
 
 
-def allowed_errors(max_errors: str, rows: int) -> int:
+def allowed_errors(max_errors: str | None, rows: int) -> int:
     """Error rows that ``--max-errors`` (a count or ``5%``) tolerates among so many rows."""
+    if max_errors is None:
+        return 0
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", max_errors.strip())
     if match is None or (not match[2] and "." in match[1]):
         raise ConfigError(
@@ -117,3 +133,39 @@ def budget_hours(options: JobOptions, run_options: RunOptions) -> float | None:
             )
         limits.append(run_options.budget_cost / options.price_per_hour)
     return min(limits, default=None)
+
+
+def retry_options(
+    statuses: str, finish_reasons: str, settings: Sequence[str], max_errors: str | None
+) -> RetryOptions:
+    """What `--status a,b --finish-reason c --set name=value` ask for, checked as far as here."""
+    allowed_errors(max_errors, 0)
+    chosen = {
+        "--status": (_listed(statuses), STATUSES),
+        "--finish-reason": (_listed(finish_reasons), FINISH_REASONS),
+    }
+    for option, (given, known) in chosen.items():
+        for value in given:
+            if value not in known:
+                raise ConfigError(f"{option} {value} is none of {', '.join(known)}")
+    if not any(given for given, _ in chosen.values()):
+        raise ConfigError("retry needs rows to choose: give --status or --finish-reason, or both")
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set {setting} is no setting; write for example max_tokens=4096")
+        overrides[name] = _value(value)
+    return RetryOptions(chosen["--status"][0], chosen["--finish-reason"][0], overrides, max_errors)
+
+
+def _listed(names: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+
+
+def _value(text: str) -> Any:
+    """The JSON value that the text is, or the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

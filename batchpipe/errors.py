@@ -4,6 +4,8 @@
     ├── ConfigError           exit 2   a wrong option, path, column or model, found before any work
     ├── UnsupportedModelError exit 2   a model that this engine cannot serve, named with the reason
     └── StoppedEarly          exit 75  stopped, and the same command goes on from here
+        ├── OutOfMemory       exit 75  the same, where memory lacks room for a single token
+        ├── DeviceLost        exit 75  the same, where the device failed for good
         └── Interrupted       exit 130 the same, by Ctrl-C
 
 A full disk exits 75 as well: once there is room, the same command goes on. Any other ``OSError``
@@ -33,6 +35,14 @@ class StoppedEarly(BatchpipeError):
     """The run stopped before its end and can be resumed by the same command."""
 
     exit_code = 75
+
+
+class OutOfMemory(StoppedEarly):
+    """Not even a step of one token fits into memory; the message says what to lower."""
+
+
+class DeviceLost(StoppedEarly):
+    """The device computes nothing more for this process; a new one goes on from the disk."""
 
 
 class Interrupted(StoppedEarly):

@@ -40,10 +40,15 @@ SCHEMA = pa.schema(
 
 
 def save_plan(path: Path, plan: Plan, facts: Mapping[str, object]) -> None:
-    """The file holds the plan whole, or the path has what it had.
+    """The file holds the plan whole, or the path has what it had."""
+    _write(path, packed_plan(plan, facts))
 
-    Equal plans give equal bytes. The metadata key `FACTS` has a JSON object with the order's name,
-    prompts, prompt tokens and distinct tokens, and with ``facts``, which must be JSON values.
+
+def packed_plan(plan: Plan, facts: Mapping[str, object]) -> bytes:
+    """The plan as the bytes of a Parquet file; equal plans give equal bytes.
+
+    The metadata key `FACTS` has a JSON object with the order's name, prompts, prompt tokens and
+    distinct tokens, and with ``facts``, which must be JSON values.
     """
     told = {
         "order": plan.order_name,
@@ -54,7 +59,9 @@ def save_plan(path: Path, plan: Plan, facts: Mapping[str, object]) -> None:
     }
     schema = SCHEMA.with_metadata({FACTS: json.dumps(told, sort_keys=True).encode()})
     table = pa.Table.from_arrays(_columns(plan), schema=schema)
-    _write(path, table)
+    stream = pa.BufferOutputStream()
+    pq.write_table(table, stream, compression="zstd", row_group_size=ROWS_TOGETHER)
+    return stream.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
 def read_plan_order(path: Path) -> npt.NDArray[np.int32]:  # [prompts]
@@ -88,14 +95,15 @@ def _columns(plan: Plan) -> list[pa.Array]:
     return [pa.array(columns[field.name], field.type) for field in SCHEMA]
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Beside the path first, then under its name by one rename."""
     path = path.resolve()  # a link stays one
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS_TOGETHER)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import starmap
 
 import numpy as np
 
 from batchpipe.engine.model import Decoder
+from batchpipe.engine.pieces import Drawn, Pieces
 from batchpipe.engine.sampling import NO_TOKEN, Draw, sample, stream_key
 from batchpipe.engine.text import Detokenizer, StopStrings
 from batchpipe.engine.token_batch import form
@@ -15,7 +17,7 @@ from batchpipe.planner.kv_ledger import KVLedger
 from batchpipe.planner.lengths import OutputLengths
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.schedule.pace import Pace
-from batchpipe.planner.schedule.segment import Sequence
+from batchpipe.planner.schedule.segment import Chunk, Sequence
 from batchpipe.planner.schedule.token_batcher import Counts, TokenBatcher
 
 
@@ -60,6 +62,7 @@ class Engine:
         self.plan = plan
         self.batcher = TokenBatcher(plan, KVLedger(kv_blocks), pace, lengths=lengths)
         self.eos_token_ids = eos_token_ids
+        self._pieces = Pieces(decoder)
         self._request_ids = request_ids
         self._seed = seed
         self._tokenizer = tokenizer
@@ -72,19 +75,41 @@ class Engine:
         """Tokens and steps so far."""
         return self.batcher.counts
 
+    @property
+    def memory_shortages(self) -> int:
+        """How often memory ran short, each time to go on in smaller pieces."""
+        return self._pieces.shortages
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Tokens that are computed at once since the last shortage; None while there was none."""
+        return self._pieces.most_tokens
+
     def steps(self) -> Iterator[list[Answer]]:
         """Run the plan step by step; each gives the answers that it finished, often none.
 
         Every prompt is answered once. Between two steps the caller may stop for good.
+
+        Raises:
+            OutOfMemory: there is no room for a single token
+            DeviceLost: the device fails for good
         """
         while (step := self.batcher.next_step()) is not None:
-            batch = form(step.all_chunks(), self.decoder.device)
-            logits = self.decoder.logits(batch)
-            draws = () if self._greedy else [self._draw(s) for s in batch.sequences]
-            tokens = sample(logits, draws).tolist()
+            drawn = self._pieces.run(step.all_chunks(), self._next_tokens)
             self.batcher.computed(step)
-            settled = map(self._settle, batch.sequences, tokens)
+            settled = starmap(self._settle, drawn)
             yield [answer for answer in settled if answer is not None]
+
+    def _next_tokens(self, chunks: list[Chunk]) -> list[Drawn]:
+        """The chunks' KV is stored, and every sequence that they complete has drawn a token.
+
+        Nothing else has changed: it can be done again.
+        """
+        batch = form(chunks, self.decoder.device)
+        logits = self.decoder.logits(batch)
+        draws = () if self._greedy else [self._draw(s) for s in batch.sequences]
+        tokens = sample(logits, draws).tolist()
+        return list(zip(batch.sequences, tokens, strict=True))
 
     def _draw(self, sequence: Sequence) -> Draw:
         index = sequence.index

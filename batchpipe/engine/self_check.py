@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from batchpipe.engine.faults import is_device_lost, is_out_of_memory
 from batchpipe.engine.model import bind
 from batchpipe.engine.token_batch import form
 from batchpipe.errors import UnsupportedModelError
@@ -42,9 +43,9 @@ def check_attention(model: Any, shape: ModelShape, name: str) -> None:
     own = torch.cat([_own_scores(model, prompt) for prompt in prompts])
     try:
         ours = _our_scores(model, shape, prompts)
-    except torch.OutOfMemoryError:
-        raise
     except (UnsupportedModelError, RuntimeError, TypeError, ValueError, LookupError) as error:
+        if is_out_of_memory(error) or is_device_lost(error):
+            raise
         raise UnsupportedModelError(f"{refused}: it fails on packed rows ({error})") from error
     difference = float((ours - own).abs().median() / own.std().clamp_min(1e-6))
     if not difference <= TOLERATED[model.dtype]:

@@ -15,7 +15,7 @@ import pyarrow.types as kinds
 
 IntArray = npt.NDArray[np.integer[Any]]
 
-BATCH_ROWS = 10_000
+CONVERTED_ROWS = 10_000  # at once: Python objects take several times the bytes of Arrow
 
 
 def to_python(column: pa.ChunkedArray) -> list[object]:
@@ -101,7 +101,7 @@ def content_hashes(table: pa.Table) -> list[str]:
     names = sorted(table.column_names)
     keys = [name.encode("utf-8", "surrogatepass") for name in names]
     hashes: list[str] = []
-    for batch in table.select(names).to_batches(max_chunksize=BATCH_ROWS):
+    for batch in table.select(names).to_batches(max_chunksize=CONVERTED_ROWS):
         columns = [_cells(batch.column(index)) for index in range(len(names))]
         hashes.extend(_row_hash(keys, row) for row in zip(*columns, strict=True))
     return hashes
@@ -132,8 +132,8 @@ def _cells(array: pa.Array) -> list[bytes | None]:
 
 def row_batches(table: pa.Table, names: list[str]) -> Iterator[dict[str, object]]:
     """Every row as a dict of the named columns, converted 10,000 rows at a time."""
-    for start in range(0, table.num_rows, BATCH_ROWS):
-        part = table.slice(start, BATCH_ROWS)
+    for start in range(0, table.num_rows, CONVERTED_ROWS):
+        part = table.slice(start, CONVERTED_ROWS)
         if not names:
             yield from ({} for _ in range(part.num_rows))
         columns = [to_python(part.column(name)) for name in names]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import islice
 from typing import BinaryIO
 
 from batchpipe.errors import ConfigError
-
-Record = dict[str, object]
+from batchpipe.rows.batch import Piece, Record
 
 # Deeper values parse or not by the depth of the caller's own stack; real rows stay below ten.
 DEEPEST = 200
@@ -26,37 +25,45 @@ _KINDS: dict[type, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """What one file holds: a record per row, None where the row has a fault."""
-
-    records: list[Record | None] = field(default_factory=list)
-    hashes: list[str] = field(default_factory=list)  # of the line's bytes, 16 hex characters
-    faults: dict[int, str] = field(default_factory=dict)  # row in this file -> sentence
-
-
 class _BadLine(ValueError):
     """A line is no row; the message continues "FILE line N"."""
 
 
-def read_lines(stream: BinaryIO, name: str, *, limit: int | None) -> Lines:
-    """Every line of ``stream`` is a row of the answer, save blank ones; at most ``limit`` rows.
+def read_lines(
+    stream: BinaryIO, name: str, *, limit: int | None
+) -> Iterator[tuple[bytes, Record | None, str]]:
+    """Every line that is not blank, its object, and why it has none; at most ``limit`` lines.
 
     Raises ``ConfigError`` for a ``.json`` file that is one array.
     """
-    lines = Lines()
-    for number, line in _numbered(stream):
-        if limit is not None and len(lines.records) >= limit:
-            break
-        if not lines.records and line.lstrip().startswith(b"["):
+    for row, (number, line) in enumerate(islice(_numbered(stream), limit)):
+        if row == 0 and line.lstrip().startswith(b"["):
             _refuse_array(name)
-        lines.hashes.append(blake2b(line.strip(), digest_size=8).hexdigest())
         try:
-            lines.records.append(parse_line(line))
+            yield line, parse_line(line), ""
         except _BadLine as bad:
-            lines.faults[len(lines.records)] = f"{name} line {number}{bad}"
-            lines.records.append(None)
-    return lines
+            yield line, None, f"{name} line {number}{bad}"
+
+
+def line_pieces(
+    stream: BinaryIO, name: str, *, limit: int | None, most_rows: int, most_bytes: int
+) -> Iterator[Piece]:
+    """All rows in order; a piece has at most so many rows, and one line more than so many bytes."""
+    records: list[Record | None] = []
+    hashes: list[str] = []  # of the line's bytes, 16 hex characters
+    faults: dict[int, str] = {}
+    size_bytes = 0
+    for line, record, fault in read_lines(stream, name, limit=limit):
+        if record is None:
+            faults[len(records)] = fault
+        records.append(record)
+        hashes.append(blake2b(line.strip(), digest_size=8).hexdigest())
+        size_bytes += len(line)
+        if len(records) >= most_rows or size_bytes >= most_bytes:
+            yield Piece(size_bytes, faults, records=records, hashes=hashes)
+            records, hashes, faults, size_bytes = [], [], {}, 0
+    if records:
+        yield Piece(size_bytes, faults, records=records, hashes=hashes)
 
 
 def _numbered(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:

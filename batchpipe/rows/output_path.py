@@ -7,7 +7,14 @@ import secrets
 from collections.abc import Iterable
 
 from batchpipe.errors import ConfigError
-from batchpipe.rows.location import Format, format_of, would_read
+from batchpipe.rows.location import (
+    Format,
+    file_system,
+    format_of,
+    local_path,
+    storage_errors,
+    would_read,
+)
 
 ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 
@@ -29,27 +36,60 @@ def check_output(
     must be none of them, nor lie where the next run would read it as input.
     """
     output_format(out)
-    if "://" in out:
-        raise ConfigError(f"cannot write {out}: results go to a local file; copy it from there")
-    folder = os.path.dirname(os.path.realpath(out))
-    if not os.path.isdir(folder):
-        raise ConfigError(f"cannot write {out}: the directory {folder} does not exist; make it")
-    if os.path.isdir(out):
-        raise ConfigError(f"cannot write {out}: it is a directory; name a file")
     if any(_is_same(out, path) for path in (*inputs, *([source] if source else []))):
         raise ConfigError(f"cannot write {out}: it is the input; choose another name")
+    path = local_path(out)
+    exists = _check_address(out) if path is None else _check_path(path, out)
     if source and would_read(source, out):
         raise ConfigError(
             f"cannot write {out}: the next run of {source} would read it as input; "
             f"choose another directory"
         )
-    if os.path.exists(out) and not overwrite:
+    if exists and not overwrite:
         raise ConfigError(f"{out} exists: choose another name or give --overwrite")
-    _try_folder(folder, out)
+    if path is not None:
+        _try_folder(os.path.dirname(os.path.realpath(path)), out)
 
 
-def _is_same(out: str, path: str) -> bool:
-    return os.path.exists(out) and os.path.exists(path) and os.path.samefile(out, path)
+def output_exists(out: str) -> bool:
+    """True where OUT is a file now; ``ConfigError`` where its storage does not say."""
+    path = local_path(out)
+    if path is not None:
+        return os.path.isfile(path)
+    filesystem, address = file_system(out)
+    with storage_errors(f"cannot look for {out}"):
+        filesystem.invalidate_cache()
+        return bool(filesystem.isfile(address))
+
+
+def _check_path(path: str, out: str) -> bool:
+    """True where there is such a file; ``ConfigError`` where there cannot be one."""
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(folder):
+        raise ConfigError(f"cannot write {out}: the directory {folder} does not exist; make it")
+    if os.path.isdir(path):
+        raise ConfigError(f"cannot write {out}: it is a directory; name a file")
+    return os.path.exists(path)
+
+
+def _check_address(out: str) -> bool:
+    """The same of a URL, by what its storage says now."""
+    filesystem, address = file_system(out)
+    with storage_errors(f"cannot write {out}"):
+        filesystem.invalidate_cache()
+        if filesystem.isdir(address):
+            raise ConfigError(f"cannot write {out}: it is a directory; name a file")
+        return bool(filesystem.exists(address))
+
+
+def _is_same(out: str, other: str) -> bool:
+    path, other_path = local_path(out), local_path(other)
+    if path is not None and other_path is not None:
+        both_exist = os.path.exists(path) and os.path.exists(other_path)
+        return both_exist and os.path.samefile(path, other_path)
+    if path is not None or other_path is not None:
+        return False
+    return file_system(out) == file_system(other)
 
 
 def _try_folder(folder: str, out: str) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from batchpipe.errors import ConfigError
 from batchpipe.planner.request import Sampling
-from batchpipe.rows.source import Rows
+from batchpipe.rows.source import Rows, Source
 from batchpipe.rows.words import shown
 
 
@@ -118,35 +118,71 @@ def check_sampling(**values: object) -> Sampling:
         raise ConfigError(str(bad)) from bad
 
 
-def row_sampling(rows: Rows, defaults: Sampling) -> list[Sampling | str]:
-    """One `Sampling` per row, or a sentence where a row's own value is out of range.
+def check_overrides(values: Mapping[str, object]) -> None:
+    """Every value may override all rows; ``ConfigError`` for an unknown name or a wrong value."""
+    named: dict[str, str] = {}
+    for name, value in values.items():
+        if name not in COLUMNS:
+            raise ConfigError(f"{name} is no sampling parameter; they are {', '.join(COLUMNS)}")
+        twin = named.setdefault(COLUMNS[name], name)
+        if twin != name:
+            raise ConfigError(f"{twin} and {name} are two names of one parameter: give one")
+        try:
+            CHECKS[COLUMNS[name]](name, value)
+        except _BadValue as bad:
+            raise ConfigError(str(bad)) from bad
 
-    Equal rows share one object. Rows that could not be read get the defaults; their fault is in
-    ``rows.faults``.
+
+class SamplingReader:
+    """Reads how each row is sampled: by ``overrides``, else its own columns, else ``defaults``.
+
+    Raises ``ConfigError`` for overrides that are wrong, or that no row can be sampled with.
     """
-    columns = [name for name in COLUMNS if name in rows.names]
-    if not columns:
-        return [defaults] * len(rows)
-    seen: dict[str, Sampling | str] = {}
-    equal: dict[Sampling, Sampling] = {defaults: defaults}
-    answers: list[Sampling | str] = []
-    for row in zip(*(rows.values(name) for name in columns), strict=True):
-        key = repr(row)  # not the values: 1 == True and 1 == 1.0, and a list has no hash
-        answer = seen.get(key)
-        if answer is None:
+
+    def __init__(
+        self, source: Source, defaults: Sampling, overrides: Mapping[str, object] | None = None
+    ) -> None:
+        overrides = overrides or {}
+        check_overrides(overrides)
+        chosen = {COLUMNS[name]: value for name, value in overrides.items()}
+        self._columns = [
+            name for name in COLUMNS if name in source.names and COLUMNS[name] not in chosen
+        ]
+        fields: dict[str, Any] = {name: CHECKS[name](name, value) for name, value in chosen.items()}
+        self._defaults = replace(defaults, **fields) if fields else defaults
+        self._equal = {self._defaults: self._defaults}
+        if overrides and not self._columns:
             try:
-                sampling = _overridden(defaults, columns, row)
-                answer = equal.setdefault(sampling, sampling)
+                _overridden(self._defaults, [], [])
             except _BadValue as bad:
-                answer = str(bad)
-            seen[key] = answer
-        answers.append(answer)
-    return answers
+                raise ConfigError(str(bad)) from bad
+
+    def read(self, rows: Rows) -> list[Sampling | str]:
+        """One `Sampling` per row, or a sentence where a row's own value is out of range.
+
+        Equal rows share one object, in other batches too. Rows that could not be read get the
+        defaults; their fault is in ``rows.faults``.
+        """
+        if not self._columns:
+            return [self._defaults] * len(rows)
+        seen: dict[str, Sampling | str] = {}
+        answers: list[Sampling | str] = []
+        for row in zip(*(rows.values(name) for name in self._columns), strict=True):
+            key = repr(row)  # not the values: 1 == True and 1 == 1.0, and a list has no hash
+            if key not in seen:
+                seen[key] = self._sampling(row)
+            answers.append(seen[key])
+        return answers
+
+    def _sampling(self, row: tuple[object, ...]) -> Sampling | str:
+        try:
+            sampling = _overridden(self._defaults, self._columns, row)
+        except _BadValue as bad:
+            return str(bad)
+        return self._equal.setdefault(sampling, sampling)
 
 
-def _overridden(
-    defaults: Sampling, columns: list[str], values: tuple[object, ...] | list[object]
-) -> Sampling:
+def _overridden(defaults: Sampling, columns: Sequence[str], values: Sequence[object]) -> Sampling:
     chosen: dict[str, Any] = {}
     for column, value in zip(columns, values, strict=True):
         field = COLUMNS[column]

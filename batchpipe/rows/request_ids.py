@@ -2,31 +2,91 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from batchpipe.errors import ConfigError
-from batchpipe.rows.source import Rows
+from batchpipe.rows.source import Rows, Source
 from batchpipe.rows.words import listed, shown
 
 DEFAULT_COLUMN = "request_id"
 
+Hashes = npt.NDArray[np.int64]
 
-def read_request_ids(rows: Rows, id_column: str | None) -> tuple[str, ...]:
+
+class RequestIds:
     """One id a row: the column's cell as a text, ``row-<ordinal>`` where there is none.
 
-    Raises ``ConfigError`` for a named column that does not exist, a cell that is neither a text
-    nor a whole number, and an id that two rows share.
+    Raises ``ConfigError`` for a named column that does not exist.
     """
-    column = id_column or DEFAULT_COLUMN
-    if column not in rows.names:
-        if id_column is not None:
-            raise ConfigError(
-                f"{rows.source} has no column {column!r} for --id-column; "
-                f"its columns are {listed(rows.names)}"
-            )
-        return tuple(f"row-{ordinal}" for ordinal in range(len(rows)))
-    ids = tuple(_text(column, ordinal, cell) for ordinal, cell in enumerate(rows.values(column)))
-    if len(set(ids)) < len(ids):
-        _refuse_twins(column, ids)
-    return ids
+
+    def __init__(self, source: Source, id_column: str | None) -> None:
+        self._source = source
+        self._column: str | None = id_column or DEFAULT_COLUMN
+        if self._column not in source.names:
+            if id_column is not None and source.readable:
+                raise ConfigError(
+                    f"{source.spec} has no column {id_column!r} for --id-column; "
+                    f"its columns are {listed(source.names)}"
+                )
+            self._column = None
+        self._seen = _HashSet()
+        self._checked = 0  # ordinals that are known to have different ids
+
+    def read(self, rows: Rows) -> list[str]:
+        """The ids of these rows, none of which a row of another batch read before has.
+
+        Raises ``ConfigError`` for a cell that is neither a text nor a whole number, and for an id
+        that two rows share.
+        """
+        ids = self._ids(rows)
+        if self._column is not None and rows.first + len(rows) > self._checked:
+            new = ids[max(0, self._checked - rows.first) :]
+            if self._seen.add(np.array([hash(each) for each in new], dtype=np.int64)):
+                self._refuse_twins(self._column, rows.first + len(rows))
+            self._checked = rows.first + len(rows)
+        return ids
+
+    def _ids(self, rows: Rows) -> list[str]:
+        column = self._column
+        if column is None:
+            return [f"row-{ordinal}" for ordinal in range(rows.first, rows.first + len(rows))]
+        cells = rows.values(column)
+        return [_text(column, ordinal, cell) for ordinal, cell in enumerate(cells, rows.first)]
+
+    def _refuse_twins(self, column: str, end: int) -> None:
+        """``ConfigError`` where two of the ordinals ``[0, end)`` have one id, not only one hash."""
+        first: dict[str, int] = {}
+        for rows in self._source.batches():
+            if rows.first >= end:
+                return
+            for ordinal, request_id in enumerate(self._ids(rows), rows.first):
+                if first.setdefault(request_id, ordinal) != ordinal:
+                    raise ConfigError(
+                        f"{column} {shown(request_id)} is on row {first[request_id]} and on row "
+                        f"{ordinal}, and ids must be unique: choose another column with "
+                        f"--id-column or drop the column"
+                    )
+
+
+class _HashSet:
+    """Hashes in sorted runs of falling length: 8 bytes each, where a set takes 80."""
+
+    def __init__(self) -> None:
+        self._runs: list[Hashes] = []
+
+    def add(self, hashes: Hashes) -> bool:
+        """They are in it; True where one of them was before, or is among them twice."""
+        hashes = np.sort(hashes)
+        twice = bool((hashes[1:] == hashes[:-1]).any())
+        for run in self._runs:
+            places = np.searchsorted(run, hashes)
+            twice = twice or bool((run[np.minimum(places, len(run) - 1)] == hashes).any())
+        while self._runs and len(self._runs[-1]) <= len(hashes):
+            hashes = np.sort(np.concatenate([self._runs.pop(), hashes]), kind="stable")
+        if len(hashes):
+            self._runs.append(hashes)
+        return twice
 
 
 def _text(column: str, ordinal: int, cell: object) -> str:
@@ -42,14 +102,3 @@ def _text(column: str, ordinal: int, cell: object) -> str:
         f"{column} of row {ordinal} is {shown(cell)}; an id must be a text or a whole number: "
         f"choose another column with --id-column"
     )
-
-
-def _refuse_twins(column: str, ids: tuple[str, ...]) -> None:
-    first: dict[str, int] = {}
-    for ordinal, request_id in enumerate(ids):
-        if first.setdefault(request_id, ordinal) != ordinal:
-            raise ConfigError(
-                f"{column} {shown(request_id)} is on row {first[request_id]} and on row {ordinal}, "
-                f"and ids must be unique: choose another column with --id-column "
-                f"or drop the column"
-            )

@@ -1,164 +1,174 @@
-"""Job files as one table of rows, each with a place, a content hash and all of its columns."""
+"""Job files as one table of rows that is read a batch at a time, and again whenever it is needed.
+
+No more than a batch is in memory, so that a job may have more text than the machine has memory.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from types import MappingProxyType
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pyarrow as pa
 
-from batchpipe.errors import ConfigError
-from batchpipe.rows.arrow import content_hashes, row_batches, to_python
-from batchpipe.rows.jsonl import Record, read_lines
-from batchpipe.rows.location import Format, Location, find_files, reading
-from batchpipe.rows.parquet import read_table, without_bad_text
+from batchpipe.errors import BatchpipeError, ConfigError
+from batchpipe.rows.batch import Piece, Rows, SourceFile, joined_rows
+from batchpipe.rows.location import find_files, state_of
+from batchpipe.rows.survey import Survey, pieces_of, survey
+
+__all__ = ["InputChanged", "Rows", "Source", "SourceFile", "open_source", "read_rows"]
+
+BATCH_ROWS = 10_000
+BATCH_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """One file's rows are ``ordinals[first : first + rows]`` of the whole input."""
-
-    path: str  # as the user named it
-    name: str  # the same from any working directory
-    format: Format
-    rows: int
-    first: int
+class InputChanged(BatchpipeError):
+    """A job file is not what it was when the run looked at it first."""
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """All input rows. Parquet keeps its Arrow table, anything with JSON lines its parsed objects.
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """All input rows, on disk or wherever they are; every pass over them reads them again."""
 
-    ``faults`` has one sentence for every row that could not be read.
-    """
-
-    source: str
+    spec: str
     files: tuple[SourceFile, ...]
-    names: tuple[str, ...]  # columns, in first-seen order
-    faults: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
-    table: pa.Table | None = None
-    records: Sequence[Record | None] = ()  # used where there is no table; None: see faults
-    record_hashes: Sequence[str] = ()
+    surveys: tuple[Survey, ...]  # [files]
+    names: tuple[str, ...]  # columns of all files, in first-seen order
+    schema: pa.Schema | None  # of all files together; None with any JSON lines
 
     def __len__(self) -> int:
-        return len(self.records) if self.table is None else int(self.table.num_rows)
+        return sum(file.rows for file in self.files)
 
-    def values(self, name: str) -> list[object]:
-        """One column as Python objects, None where it is missing."""
-        if name not in self.names:
-            raise KeyError(name)
-        if self.table is None:
-            return [None if record is None else record.get(name) for record in self.records]
-        return to_python(self.table.column(name))
+    @property
+    def readable(self) -> bool:
+        """False where nothing is known to be in it: no rows, or lines of which none is a row."""
+        return any(surveyed.readable for surveyed in self.surveys)
 
-    def mappings(self, names: Sequence[str]) -> Iterator[dict[str, object]]:
-        """Every row as a dict of these columns; a key that a JSON line lacks is absent."""
-        if self.table is not None:
-            yield from row_batches(self.table, list(names))
-            return
-        for record in self.records:
-            present = record or {}
-            yield {name: present[name] for name in names if name in present}
+    def batches(self) -> Iterator[Rows]:
+        """All rows in order, at most 10,000 and about 64 MB at a time.
 
-    @cached_property
-    def _hashes(self) -> Sequence[str]:
-        return self.record_hashes if self.table is None else content_hashes(self.table)
+        Raises `InputChanged` where they cannot be the rows of the first look.
+        """
+        first = rows = size_bytes = 0
+        pieces: list[Piece] = []
+        for piece in self._pieces():
+            full = rows + len(piece) > BATCH_ROWS or size_bytes + piece.size_bytes > BATCH_BYTES
+            if pieces and full:
+                yield self._joined(pieces, first)
+                first, pieces, rows, size_bytes = first + rows, [], 0, 0
+            pieces.append(piece)
+            rows, size_bytes = rows + len(piece), size_bytes + piece.size_bytes
+        if pieces:
+            yield self._joined(pieces, first)
 
-    @cached_property
-    def _firsts(self) -> list[int]:
-        return [file.first for file in self.files]
+    def read(self) -> Rows:
+        """All rows at once."""
+        return self._joined(list(self._pieces()), 0)
 
-    def identity(self, ordinal: int) -> tuple[str, int, str]:
-        """(file, row in that file, hash of the row's content): names a row across runs."""
-        file = self.files[bisect_right(self._firsts, ordinal) - 1]
-        return file.name, ordinal - file.first, self._hashes[ordinal]
+    def _joined(self, pieces: list[Piece], first: int) -> Rows:
+        return joined_rows(
+            pieces, names=self.names, files=self.files, first=first, schema=self.schema
+        )
+
+    def _pieces(self) -> Iterator[Piece]:
+        for surveyed in self.surveys:
+            yield from self._pieces_of(surveyed)
+
+    def _pieces_of(self, surveyed: Survey) -> Iterator[Piece]:
+        """The rows of one file, as many as the survey found, in the form of the whole source."""
+        path = surveyed.location.path
+        read = 0
+        try:
+            for piece in pieces_of(surveyed, most_rows=BATCH_ROWS, most_bytes=BATCH_BYTES):
+                read += len(piece)
+                if read > surveyed.rows:
+                    raise _changed(path, f"it has more than the {surveyed.rows:,} rows that it had")
+                yield self._in_form(piece, surveyed)
+        except ConfigError as error:
+            if _has_other_state(surveyed):
+                raise _changed(path, str(error)) from error
+            raise
+        if read < surveyed.rows:
+            raise _changed(path, f"it has {read:,} rows and had {surveyed.rows:,}")
+
+    def _in_form(self, piece: Piece, surveyed: Survey) -> Piece:
+        """The piece with the columns of the whole source; as records where JSON lines are in."""
+        path = surveyed.location.path
+        if piece.table is None:
+            known = set(surveyed.names)
+            for record in piece.records:
+                if record is not None and not record.keys() <= known:
+                    new = next(name for name in record if name not in known)
+                    raise _changed(path, f"it has a column {new!r}, which it had not")
+            return piece
+        assert surveyed.schema is not None
+        if not piece.table.schema.equals(surveyed.schema):
+            raise _changed(path, "its columns or their types are others")
+        if self.schema is None:
+            return piece.as_records()
+        table = _with_schema(piece.table, self.schema)
+        return Piece(piece.size_bytes, piece.faults, table=table)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The rows of one file, in the form that its format gives them."""
-
-    rows: int
-    faults: dict[int, str]
-    table: pa.Table | None = None
-    records: Sequence[Record | None] = ()
-    hashes: Sequence[str] = ()
-
-
-def read_rows(spec: str, *, limit: int | None = None) -> Rows:
+def open_source(spec: str, *, limit: int | None = None) -> Source:
     """The rows of every job file that ``spec`` names, in order of file name, at most ``limit``.
 
-    ``spec`` is a Parquet or JSON-lines file, a directory, a glob or an fsspec URL of these. Raises
-    ``ConfigError`` naming the file that is missing, of another format or cut short. A row that
-    cannot be read stays in its place as a fault.
+    ``spec`` is a Parquet or JSON-lines file, a directory, a glob or an fsspec URL of these. Only
+    JSON lines are read for this, and none of them kept. Raises ``ConfigError`` naming the file
+    that is missing, of another format or cut short. A row that cannot be read stays in its place
+    as a fault.
     """
     if limit is not None and limit < 0:
         raise ConfigError(f"limit is {limit}; it must be 0 or more")
-    parts: list[_Part] = []
+    surveys: list[Survey] = []
     files: list[SourceFile] = []
-    faults: dict[int, str] = {}
     first = 0
     for location in find_files(spec):
         if limit is not None and first >= limit and files:
             break
-        part = _read(location, None if limit is None else limit - first)
-        files.append(SourceFile(location.path, location.name, location.format, part.rows, first))
-        faults.update((first + row, sentence) for row, sentence in part.faults.items())
-        parts.append(part)
-        first += part.rows
-    if all(part.table is not None for part in parts):
-        return _table_rows(spec, files, [part.table for part in parts], faults)
-    return _record_rows(spec, files, parts, faults)
-
-
-def _read(location: Location, limit: int | None) -> _Part:
-    with reading(location) as stream:
-        if location.format == "jsonl":
-            lines = read_lines(stream, location.name, limit=limit)
-            return _Part(
-                len(lines.records), lines.faults, records=lines.records, hashes=lines.hashes
+        found = survey(location, None if limit is None else limit - first)
+        surveys.append(found)
+        files.append(
+            SourceFile(
+                location.path, location.name, location.format, found.rows, first, found.state
             )
-        table = read_table(stream, location.path, limit=limit)
-    table, faults = without_bad_text(table, location.name)
-    return _Part(table.num_rows, faults, table=table)
+        )
+        first += found.rows
+    schema = _common_schema(spec, surveys)
+    names = dict.fromkeys(name for found in surveys for name in found.names)
+    return Source(spec, tuple(files), tuple(surveys), tuple(names), schema)
 
 
-def _table_rows(
-    spec: str, files: list[SourceFile], tables: list[pa.Table], faults: dict[int, str]
-) -> Rows:
-    whole = [table for table in tables if table.num_columns] or tables[:1]
+def read_rows(spec: str, *, limit: int | None = None) -> Rows:
+    """All rows that `open_source` finds, in memory at once: for what is small."""
+    return open_source(spec, limit=limit).read()
+
+
+def _common_schema(spec: str, surveys: list[Survey]) -> pa.Schema | None:
+    schemas = [found.schema for found in surveys if found.schema is not None]
+    if len(schemas) < len(surveys):
+        return None
+    whole = [schema for schema in schemas if schema.names] or schemas[:1]
     try:
-        table = pa.concat_tables(whole, promote_options="permissive") if whole[1:] else whole[0]
+        return pa.unify_schemas(whole, promote_options="permissive") if whole[1:] else whole[0]
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ConfigError(f"the files of {spec} disagree on a column's type: {error}") from error
-    names = tuple(table.column_names)
-    return Rows(spec, tuple(files), names, MappingProxyType(faults), table=table)
 
 
-def _record_rows(
-    spec: str, files: list[SourceFile], parts: list[_Part], faults: dict[int, str]
-) -> Rows:
-    records: list[Record | None] = []
-    hashes: list[str] = []
-    names: dict[str, None] = {}
-    for part in parts:
-        if part.table is None:
-            records.extend(part.records)
-            hashes.extend(part.hashes)
-        else:
-            names.update(dict.fromkeys(part.table.column_names))
-            records.extend(row_batches(part.table, part.table.column_names))
-            hashes.extend(content_hashes(part.table))
-    for record in records:
-        names.update(dict.fromkeys(record or ()))
-    return Rows(
-        spec,
-        tuple(files),
-        tuple(names),
-        MappingProxyType(faults),
-        records=records,
-        record_hashes=hashes,
+def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The same rows in exactly these columns, null in those that the table lacks."""
+    if not table.schema.equals(schema):
+        table = pa.concat_tables([schema.empty_table(), table], promote_options="permissive")
+    return pa.Table.from_arrays(table.columns, schema=schema)
+
+
+def _has_other_state(surveyed: Survey) -> bool:
+    try:
+        return state_of(surveyed.location) != surveyed.state
+    except ConfigError:
+        return True
+
+
+def _changed(path: str, how: str) -> InputChanged:
+    return InputChanged(
+        f"{path} changed while the run needs it: {how}; restore it and run the same command again"
     )

@@ -32,6 +32,7 @@ class Template:
     """A checked template; ``columns`` are the columns that every row must have."""
 
     def __init__(self, source: str) -> None:
+        self.source = source
         environment = SandboxedEnvironment(
             undefined=StrictUndefined,
             autoescape=False,  # a prompt is no HTML

@@ -8,7 +8,6 @@ Other columns, such as ``request_id`` or times of arrival, are not looked at.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -93,8 +92,8 @@ def read_trace(path: str, limit: int | None = None, *, block_tokens: int = BLOCK
 
 def _place(rows: Rows, ordinal: int) -> str:
     """The row as messages name it: its file and where in that file."""
-    file = rows.files[bisect_right([file.first for file in rows.files], ordinal) - 1]
-    return f"{file.path} row {ordinal - file.first}"
+    file, row = rows.file_of(ordinal)
+    return f"{file.path} row {row}"
 
 
 def _whole(cell: object) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from batchpipe.config import JobOptions
@@ -15,6 +13,8 @@ from batchpipe.planner.advice import (
 )
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting
+from batchpipe.rows.source import Source
+from batchpipe.rows.template import Template
 from batchpipe.run.column_order import (
     BetterOrder,
     better_column_order,
@@ -60,7 +60,7 @@ def _text_order(
     better: BetterOrder | None
     if options.template is not None:
         rows = job.runnable[plan.first_row[prompts]]
-        better = _columns(options.template, job, rows.tolist())
+        better = _columns(options.template, job.source, sorted(rows.tolist()))
     else:
         better = better_line_order(plan.prompts.take(prompts), language.tokenizer)
     if better is None or not better.worth:
@@ -82,12 +82,18 @@ def _text_order(
     ]
 
 
-def _columns(option: str, job: Job, rows: list[int]) -> BetterOrder | None:
-    source = Path(option[1:]).read_text(encoding="utf-8") if option.startswith("@") else option
-    parts = template_parts(source, job.rows.names)
-    names = {name for part in parts for name in part.columns}
-    values = {}
-    for name in sorted(names):
-        column = job.rows.values(name)
-        values[name] = [column[row] for row in rows]
-    return better_column_order(parts, values)
+def _columns(option: str, source: Source, rows: list[int]) -> BetterOrder | None:
+    parts = template_parts(Template.from_option(option).source, source.names)
+    names = sorted({name for part in parts for name in part.columns})
+    return better_column_order(parts, _cells(source, names, rows))
+
+
+def _cells(source: Source, names: list[str], rows: list[int]) -> dict[str, list[object]]:
+    """These columns of these rows, which rise."""
+    cells: dict[str, list[object]] = {name: [] for name in names}
+    for batch in source.batches():
+        places = [row - batch.first for row in rows if 0 <= row - batch.first < len(batch)]
+        for name in names if places else ():
+            column = batch.values(name)
+            cells[name] += [column[place] for place in places]
+    return cells

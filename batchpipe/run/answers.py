@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 
 import numpy as np
 
@@ -19,6 +19,11 @@ FINISH_REASONS: dict[str, FinishReason | None] = {
     "length": "length",
     "nan": None,
 }
+
+
+def failed_results(faults: Mapping[int, str], *, but: Container[int] = ()) -> list[Result]:
+    """The error results of rows that cannot run, save those that have theirs."""
+    return [Result.failed(row, why) for row, why in sorted(faults.items()) if row not in but]
 
 
 class Answers:

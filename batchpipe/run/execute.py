@@ -5,43 +5,58 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from batchpipe.config import JobOptions
 from batchpipe.engine.engine import Engine
-from batchpipe.engine.model import bind, load_model
+from batchpipe.engine.faults import is_out_of_memory
+from batchpipe.engine.model import Decoder, bind, load_model
 from batchpipe.engine.self_check import check_attention
+from batchpipe.errors import ConfigError
+from batchpipe.journal.journal import Journal
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.plan import Plan
-from batchpipe.planner.planning import pace_of
+from batchpipe.planner.plan_file import packed_plan
+from batchpipe.planner.planning import Setting, pace_of
 from batchpipe.planner.replan import Replanner
 from batchpipe.planner.schedule.token_batcher import Counts
-from batchpipe.run.answers import Answers
+from batchpipe.run.answers import Answers, failed_results
 from batchpipe.run.expected_time import expected_seconds
 from batchpipe.run.history import save_history
-from batchpipe.run.journal import Journal
 from batchpipe.run.kv_memory import blocks_for_all, blocks_in, free_bytes
 from batchpipe.run.language import Language
-from batchpipe.run.plan_job import Target, plan_job
+from batchpipe.run.plan_job import Target, alone_blocks, plan_facts, plan_job
 from batchpipe.run.prepare import Job
 from batchpipe.run.progress import Progress
 from batchpipe.run.stop import StopSignals
 
 BUDGET = "the budget"
+TOO_MANY_ERRORS = "--max-errors"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What ends a run before all is answered."""
+
+    ends_at: float | None = None  # by `time.monotonic`: the budget is spent
+    failed_rows: int | None = None  # more of them are too many
 
 
 @dataclass(frozen=True, slots=True)
 class Executed:
     """What one session of a run did."""
 
-    plan: Plan
-    faults: dict[int, str] = field(default_factory=dict)  # rows found not to fit only now
+    policy: str
     counts: Counts = field(default_factory=Counts)
+    uncached_tokens: int = 0  # prompt tokens of its results that are not counted as cached
     kv_tokens: int = 0
     load_seconds: float = 0.0
     run_seconds: float = 0.0
     expected_seconds: float = 0.0  # by the machine's profile
+    memory_shortages: int = 0  # steps that were out of memory and ran in pieces
+    most_tokens: int | None = None  # of a forward pass since the last shortage
     stopped_by: str | None = None  # a signal's name, or what was spent
 
 
@@ -55,73 +70,117 @@ def execute(
     target: Target,
     device: torch.device,
     dtype: str,
-    ends_at: float | None = None,
+    limits: Limits,
 ) -> Executed:
-    """Every prompt of the plan is answered in the journal, or as many as a stop allowed.
-
-    ``ends_at`` is the time, by `time.monotonic`, at which the budget is spent.
-    """
+    """Every prompt of the plan is answered in the journal, or as many as a stop allowed."""
     if not len(plan.prompts):
-        return Executed(plan)
+        return Executed(plan.policy)
+    if _too_many_failed(journal, limits):
+        return Executed(plan.policy, stopped_by=TOO_MANY_ERRORS)
     started = time.perf_counter()
-    model = load_model(
-        options.model,
-        language.config,
-        dtype=dtype,
-        device=device,
-        revision=options.revision,
-        trust_remote_code=options.trust_remote_code,
-    )
-    faults: dict[int, str] = {}
+    model = _loaded(language, options, device, dtype)
     if target.kv_blocks is None:
         free = blocks_in(free_bytes(device.type), language.shape, dtype)
         target = replace(target, kv_blocks=free)
-        fitting, plan = plan_job(job, options.order, target, history=plan.history)
-        faults = {row: why for row, why in fitting.faults.items() if row not in job.faults}
-        job = fitting
+        known = job.faults
+        job, plan = plan_job(job, options.order, target, history=plan.history)
+        journal.add(failed_results(job.faults, but=known))
     setting = target.setting
-    assert setting is not None
-    kv_blocks = min(setting.kv_blocks, blocks_for_all(plan))
-    check_attention(model, language.shape, options.model)
-    decoder = bind(model, language.shape, kv_blocks)
-    setting = replace(setting, kv_blocks=kv_blocks)
+    assert setting is not None, "the KV memory is known"
+    decoder, setting = _bound(model, language, plan, setting, options)
     expected = expected_seconds(plan, setting)
-    _announce(expected, ends_at)
+    _announce(expected, limits)
     loaded = time.perf_counter()
     replanner = Replanner(plan, setting)
     plan = replanner.plan
+    journal.folder.put("plan.parquet", packed_plan(plan, plan_facts(plan, setting, options)))
     engine = Engine(
         decoder,
         plan,
-        kv_blocks=kv_blocks,
+        kv_blocks=setting.kv_blocks,
         pace=pace_of(plan, setting),
         eos_token_ids=language.eos_token_ids,
-        request_ids=[job.request_ids[row] for row in job.runnable[plan.first_row].tolist()],
+        request_ids=[job.request_ids[place] for place in plan.first_row.tolist()],
         seed=options.seed,
         tokenizer=language.tokenizer,
     )
-    answers = Answers(job, plan, language)
-    stopped_by = _answer(engine, answers, replanner, journal, len(job.rows), ends_at)
+    answering = _Answering(engine, Answers(job, plan, language), replanner, journal, limits)
+    stopped_by = answering.run()
     lengths = engine.batcher.lengths
     learnt = {key: lengths.finished(group) for group, key in enumerate(plan.group_keys)}
     save_history(options.model, options.template, learnt)
     return Executed(
-        plan=plan,
-        faults=faults,
+        policy=plan.policy,
         counts=engine.counts,
-        kv_tokens=kv_blocks * BLOCK_TOKENS,
+        uncached_tokens=answering.uncached_tokens,
+        kv_tokens=setting.kv_blocks * BLOCK_TOKENS,
         load_seconds=loaded - started,
         run_seconds=time.perf_counter() - loaded,
         expected_seconds=expected,
+        memory_shortages=engine.memory_shortages,
+        most_tokens=engine.most_tokens,
         stopped_by=stopped_by,
     )
 
 
-def _announce(expected: float, ends_at: float | None) -> None:
+def _loaded(language: Language, options: JobOptions, device: torch.device, dtype: str) -> Any:
+    """The model on its device, checked against its own attention.
+
+    Raises:
+        ConfigError: the device has no room for it
+    """
+    try:
+        model = load_model(
+            options.model,
+            language.config,
+            dtype=dtype,
+            device=device,
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+        )
+        check_attention(model, language.shape, options.model)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        weights = language.shape.weight_bytes(dtype)
+        raise ConfigError(
+            f"{device.type} has no room for {options.model}, whose weights take "
+            f"{weights / 1e9:.1f} GB in {dtype}; choose a smaller model or --dtype"
+        ) from error
+    return model
+
+
+def _bound(
+    model: Any, language: Language, plan: Plan, setting: Setting, options: JobOptions
+) -> tuple[Decoder, Setting]:
+    """The model with as much KV memory as the plan can use and, left to us, as there is.
+
+    Raises:
+        ConfigError: the memory that --kv-memory names, or that the longest prompt needs, is not
+            there
+    """
+    needed = int(alone_blocks(plan).max(initial=1))
+    blocks = min(setting.kv_blocks, blocks_for_all(plan))
+    while True:
+        try:
+            return bind(model, language.shape, blocks), replace(setting, kv_blocks=blocks)
+        except (RuntimeError, MemoryError) as error:
+            fewer = blocks * 3 // 4
+            if not is_out_of_memory(error):
+                raise
+            if options.kv_memory != "auto" or fewer < needed:
+                raise ConfigError(
+                    f"there is no room for the KV of {blocks * BLOCK_TOKENS:,} tokens beside the "
+                    f"model; give a smaller --kv-memory, or lower max_tokens"
+                ) from error
+            blocks = fewer
+
+
+def _announce(expected: float, limits: Limits) -> None:
     """A budget that will not do is told before it is spent."""
-    if ends_at is None or time.monotonic() + expected <= ends_at:
+    if limits.ends_at is None or time.monotonic() + expected <= limits.ends_at:
         return
-    left = max(0.0, ends_at - time.monotonic())
+    left = max(0.0, limits.ends_at - time.monotonic())
     print(
         f"the budget leaves {left / 3600:.2g} hours and the job is expected to take "
         f"{expected / 3600:.2g}: it will stop early, resumably",
@@ -129,37 +188,60 @@ def _announce(expected: float, ends_at: float | None) -> None:
     )
 
 
-def _answer(
-    engine: Engine,
-    answers: Answers,
-    replanner: Replanner,
-    journal: Journal,
-    rows: int,
-    ends_at: float | None,
-) -> str | None:
-    """Steps until everything is answered or something asks to stop; returns what."""
-    progress = Progress(rows, len(journal.results))
-    prompt_tokens = 0
-    with StopSignals() as stop:
-        try:
-            for finished in engine.steps():
-                for answer in finished:
-                    replanner.answered(answer.index)
-                replanner.between_steps(engine.batcher)
-                results = answers.results(finished)
-                journal.add(results)
-                prompt_tokens += sum(result.prompt_tokens for result in results)
-                counts = engine.counts
-                progress.update(
-                    len(journal.results),
-                    prompt_tokens + counts.completion_tokens,
-                    max(0.0, 1 - counts.computed_prompt_tokens / max(1, prompt_tokens)),
-                )
-                if stop.received is not None:
-                    return stop.received.name
-                if ends_at is not None and time.monotonic() >= ends_at:
-                    return BUDGET
-        finally:
-            progress.close()
-            journal.flush()
-    return None
+def _too_many_failed(journal: Journal, limits: Limits) -> bool:
+    return limits.failed_rows is not None and journal.counts.failed > limits.failed_rows
+
+
+class _Answering:
+    """Steps through the plan until everything is answered or something asks to stop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        answers: Answers,
+        replanner: Replanner,
+        journal: Journal,
+        limits: Limits,
+    ) -> None:
+        self.uncached_tokens = 0
+        self._engine, self._answers, self._replanner = engine, answers, replanner
+        self._journal, self._limits = journal, limits
+        self._progress = Progress(journal.rows, journal.counts.finished)
+        self._prompt_tokens = 0
+
+    def run(self) -> str | None:
+        """Returns what asked to stop. What is finished is on disk, also after an exception."""
+        with StopSignals() as stop:
+            try:
+                for finished in self._engine.steps():
+                    for answer in finished:
+                        self._replanner.answered(answer.index)
+                    self._replanner.between_steps(self._engine.batcher)
+                    results = self._answers.results(finished)
+                    self._journal.add(results)
+                    for result in results:
+                        self._prompt_tokens += result.prompt_tokens
+                        self.uncached_tokens += result.prompt_tokens - result.cached_tokens
+                    self._tell()
+                    if stop.received is not None:
+                        return stop.received.name
+                    if _too_many_failed(self._journal, self._limits):
+                        return TOO_MANY_ERRORS
+                    if self._is_spent():
+                        return BUDGET
+            finally:
+                self._progress.close()
+                self._journal.flush()
+        return None
+
+    def _is_spent(self) -> bool:
+        ends_at = self._limits.ends_at
+        return ends_at is not None and time.monotonic() >= ends_at
+
+    def _tell(self) -> None:
+        counts = self._engine.counts
+        self._progress.update(
+            self._journal.counts.finished,
+            self._prompt_tokens + counts.completion_tokens,
+            max(0.0, 1 - counts.computed_prompt_tokens / max(1, self._prompt_tokens)),
+        )

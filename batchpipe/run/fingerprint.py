@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
+from hashlib import blake2b
 from typing import Any
 
 import batchpipe
 from batchpipe.config import JobOptions
-from batchpipe.rows.source import Rows
+from batchpipe.rows.location import state_of
+from batchpipe.rows.source import InputChanged, Rows, Source
+from batchpipe.rows.template import Template
+from batchpipe.rows.words import listed, shown
+from batchpipe.run.model_identity import model_identity
 
-# Options that change how long a run takes, not what it answers.
+# Options that change how long a run takes and not what it answers, and those that the input's rows,
+# the template's text and the model's files stand for.
 WITHOUT_EFFECT = (
     "input",
+    "template",
+    "model",
     "kv_memory",
     "order",
     "device",
@@ -24,29 +31,68 @@ WITHOUT_EFFECT = (
 )
 
 
-def fingerprint(options: JobOptions, rows: Rows, dtype: str) -> dict[str, Any]:
-    """Named parts, each a plain value, so that a difference can be told by its name."""
+class InputDigest:
+    """Names every row by its file, its place there and its content; equal rows stay two."""
+
+    def __init__(self) -> None:
+        self._digest = blake2b(digest_size=16)
+
+    def update(self, rows: Rows) -> None:
+        """The next rows of the input."""
+        for place in range(len(rows)):
+            self._digest.update("\0".join(map(str, rows.identity(place))).encode())
+
+    def __str__(self) -> str:
+        return self._digest.hexdigest()
+
+
+def input_digest(source: Source) -> str:
+    """The digest of all rows, by a pass of its own."""
+    digest = InputDigest()
+    for rows in source.batches():
+        digest.update(rows)
+    return str(digest)
+
+
+def check_unchanged(source: Source, digest: str) -> None:
+    """The input is what it was when the run read it first.
+
+    Raises:
+        InputChanged: a row is another one
+    """
+    if all(state_of(found.location) == found.state for found in source.surveys):
+        return
+    if input_digest(source) != digest:
+        raise InputChanged(
+            f"{source.spec} changed while the run went on: some of its rows are others; restore it "
+            f"and run the same command again, which computes nothing twice"
+        )
+
+
+def settings_fingerprint(
+    options: JobOptions, template: Template | None, config: Any, dtype: str
+) -> dict[str, Any]:
+    """All but the input: named parts, each a plain value, so that a difference has a name."""
     parts = asdict(options)
     for name in WITHOUT_EFFECT:
         del parts[name]
     parts["dtype"] = dtype
     parts["batchpipe"] = batchpipe.__version__
-    parts["rows"] = len(rows)
-    parts["input"] = _rows_digest(rows)
-    parts["model_files"] = _model_files(options.model)
+    parts["template"] = None if template is None else template.source
+    parts["model_files"] = model_identity(options.model, config)
     return dict(json.loads(json.dumps(parts)))
 
 
-def _rows_digest(rows: Rows) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for ordinal in range(len(rows)):
-        digest.update("\0".join(map(str, rows.identity(ordinal))).encode())
-    return digest.hexdigest()
-
-
-def _model_files(model: str) -> dict[str, int] | None:
-    """Names and sizes of a local model's files; None for a hub id, which its revision names."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return None
-    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What two fingerprints differ in, a phrase each."""
+    phrases: list[str] = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if old == new:
+            continue
+        if name == "model_files" and isinstance(old, dict) and isinstance(new, dict):
+            inner = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+            phrases.append(f"{name} differ in {listed(inner)}")
+        else:
+            phrases.append(f"{name} was {shown(old)} and is {shown(new)}")
+    return phrases

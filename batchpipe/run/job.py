@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-import torch
-
-from batchpipe.config import JobOptions, RunOptions, allowed_errors, budget_hours
-from batchpipe.engine.model import choose_device, choose_dtype, refuse_by_class
+from batchpipe.config import JobOptions, RetryOptions, RunOptions, allowed_errors, budget_hours
+from batchpipe.engine.model import choose_device, choose_dtype
 from batchpipe.errors import ConfigError, Interrupted, StoppedEarly
-from batchpipe.planner.planning import make_plan
-from batchpipe.rows.output_path import check_output
-from batchpipe.rows.results import Result, write_results
-from batchpipe.run.execute import Executed, execute
-from batchpipe.run.fingerprint import fingerprint
-from batchpipe.run.history import load_history
-from batchpipe.run.journal import Journal, read_manifest
-from batchpipe.run.language import Language, load_config, load_language
-from batchpipe.run.plan_job import Target, plan_job, target_of
-from batchpipe.run.prepare import Job, prepare, read_job_rows
+from batchpipe.journal.folder import Folder, open_folder
+from batchpipe.journal.journal import Journal, read_summary
+from batchpipe.journal.lock import hold
+from batchpipe.journal.manifest import read_manifest
+from batchpipe.rows.output_path import check_output, output_exists
+from batchpipe.rows.parameters import check_overrides
+from batchpipe.rows.results import write_results
+from batchpipe.rows.template import Template
+from batchpipe.run.answers import failed_results
+from batchpipe.run.begin import (
+    OF_THE_INPUT,
+    Begun,
+    Ready,
+    begin,
+    input_states,
+    known_run,
+    make_ready,
+    real_path,
+)
+from batchpipe.run.execute import TOO_MANY_ERRORS, Executed, Limits, execute
+from batchpipe.run.fingerprint import check_unchanged, settings_fingerprint
+from batchpipe.run.language import load_config
 from batchpipe.run.summary import Summary
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ready:
-    """A job that may run, the model's language, and what it will run on."""
-
-    job: Job
-    language: Language
-    device: torch.device
-    dtype: str
-    target: Target
+from batchpipe.run.tally import Tally
 
 
 def run(options: JobOptions, run_options: RunOptions) -> Summary:
@@ -45,81 +43,107 @@ def run(options: JobOptions, run_options: RunOptions) -> Summary:
         ConfigError: before the model loads, for anything wrong with the request
         StoppedEarly: after SIGTERM or Ctrl-C (`Interrupted`); what is finished is on disk
     """
+    return _run(options, run_options, None)
+
+
+def retry(run_dir: str, asked: RetryOptions) -> Summary:
+    """The chosen rows of a run are computed once more, and OUT has their new results.
+
+    All other rows stay as they are. A row keeps an answer that it has where the new attempt fails.
+
+    Raises:
+        ConfigError: the directory holds no run, or the request is wrong
+        StoppedEarly: as `run`
+    """
+    check_overrides(asked.overrides)
+    known = read_manifest(open_folder(run_dir))
+    if known is None:
+        raise ConfigError(f"{run_dir} holds no run; give the directory that `run` made, OUT.run")
+    run_options = RunOptions(**known.command["run"])
+    max_errors = asked.max_errors if asked.max_errors is not None else run_options.max_errors
+    return _run(
+        JobOptions(**known.command["job"]),
+        replace(run_options, run_dir=run_dir, max_errors=max_errors),
+        asked,
+    )
+
+
+def _run(options: JobOptions, run_options: RunOptions, retry: RetryOptions | None) -> Summary:
     started, began = time.perf_counter(), time.monotonic()
-    folder, own_output = _check_places(options, run_options)
     budget = budget_hours(options, run_options)
-    ready = _make_ready(options, run_options)
-    rows = ready.job.rows
-    journal = Journal.open(
-        folder,
-        fingerprint(options, rows, ready.dtype),
-        output=os.path.realpath(run_options.out),
-        overwrite=run_options.overwrite,
-    )
-    finished = _finished(journal, run_options) if own_output else None
-    if finished is not None:
-        print(f"{folder}: this run is complete, nothing to do", file=sys.stderr)
-        return finished
-    earlier = list(journal.results.values())
-    left = set(ready.job.runnable.tolist()) - journal.results.keys()
-    history = load_history(options.model, options.template)
-    job, plan = plan_job(ready.job.only(left), options.order, ready.target, history=history)
-    _record(journal, job.faults)
-    plan_seconds = time.perf_counter() - started
-    executed = execute(
-        job,
-        plan,
-        ready.language,
-        journal,
-        options,
-        target=ready.target,
-        device=ready.device,
-        dtype=ready.dtype,
-        ends_at=None if budget is None else began + budget * 3600,
-    )
-    _record(journal, executed.faults)
-    if executed.stopped_by is not None:
-        raise _stopped(executed.stopped_by, journal, len(rows))
-    results = [journal.results[row] for row in range(len(rows))]
-    write_results(rows, results, run_options.out, with_token_ids=run_options.with_token_ids)
-    summary = _summary(ready, executed, results, earlier, options, run_options, plan_seconds)
-    journal.finish(summary.as_json())
-    return summary
+    folder = open_folder(run_options.run_dir or f"{run_options.out}.run")
+    own_output = _check_places(folder, options, run_options)
+    if own_output and retry is None:
+        finished = _finished(folder, options, run_options)
+        if finished is not None:
+            print(f"{folder.name}: this run is complete, nothing to do", file=sys.stderr)
+            return finished
+    ready = make_ready(options, run_options)
+    with hold(folder) as lock:
+        begun = begin(ready, folder, lock, options, run_options, retry)
+        journal = begun.journal
+        journal.add(failed_results(begun.job.faults))
+        journal.flush()
+        plan_seconds = time.perf_counter() - started
+        executed = execute(
+            begun.job,
+            begun.plan,
+            ready.language,
+            journal,
+            options,
+            target=ready.target,
+            device=ready.device,
+            dtype=ready.dtype,
+            limits=_limits(journal, run_options, None if budget is None else began + budget * 3600),
+        )
+        if executed.stopped_by is not None:
+            raise _stopped(executed.stopped_by, journal)
+        check_unchanged(ready.source, journal.manifest.fingerprint["input"])
+        tally = Tally()
+        write_results(
+            ready.source,
+            tally.counting(journal.tables()),
+            run_options.out,
+            with_token_ids=run_options.with_token_ids,
+            several=journal.several,
+        )
+        summary = _summary(ready, begun, executed, tally, options, run_options, plan_seconds)
+        journal.finish(summary.as_json())
+        return summary
 
 
-def _make_ready(options: JobOptions, run_options: RunOptions) -> _Ready:
-    """Everything checked and tokenized, short of the weights."""
-    device = choose_device(options.device)
-    rows, template = read_job_rows(options)
-    config = load_config(options)
-    refuse_by_class(options.model, config)
-    language = load_language(options, config)
-    dtype = choose_dtype(options.dtype, config, device)
-    target = target_of(
-        options, language, device=device.type, dtype=dtype, step_tokens=run_options.step_tokens
-    )
-    return _Ready(prepare(options, rows, template, language), language, device, dtype, target)
-
-
-def _check_places(options: JobOptions, run_options: RunOptions) -> tuple[Path, bool]:
-    """The run directory, and whether OUT is what its run writes and may write again."""
+def _check_places(folder: Folder, options: JobOptions, run_options: RunOptions) -> bool:
+    """Whether OUT is what the directory's run writes and may write again; OUT can be written."""
     allowed_errors(run_options.max_errors, 0)
     out = run_options.out
-    folder = Path(run_options.run_dir or f"{out}.run")
-    if os.path.realpath(folder) == os.path.realpath(out):
-        raise ConfigError(f"--run-dir {folder} is OUT itself; choose another directory")
-    manifest = read_manifest(folder)
-    own_output = manifest is not None and manifest.get("output") == os.path.realpath(out)
+    if real_path(folder.name) == real_path(out):
+        raise ConfigError(f"--run-dir {folder.name} is OUT itself; choose another directory")
+    known = known_run(folder, run_options)
+    own_output = known is not None and known.output == real_path(out)
     check_output(out, overwrite=run_options.overwrite or own_output, source=options.input)
-    return folder, own_output
+    return own_output
 
 
-def _finished(journal: Journal, run_options: RunOptions) -> Summary | None:
-    """The summary of this run where all of it is done, OUT with these very columns included."""
-    if journal.summary is None or not Path(run_options.out).is_file():
+def _finished(folder: Folder, options: JobOptions, run_options: RunOptions) -> Summary | None:
+    """The summary of this run where all of it is done, OUT with these very columns included.
+
+    Nothing of the input is read: what tells cheaply of a change says that there was none.
+    """
+    known, found = read_manifest(folder), read_summary(folder)
+    if known is None or found is None or run_options.overwrite:
         return None
-    summary = Summary(**journal.summary)
+    summary = Summary(**found)
     if summary.with_token_ids != run_options.with_token_ids:
+        return None
+    if summary.repairs != len(known.repairs) or not output_exists(run_options.out):
+        return None
+    if known.facts["input_states"] != input_states(options.input):
+        return None
+    template = None if options.template is None else Template.from_option(options.template)
+    config = load_config(options)
+    dtype = choose_dtype(options.dtype, config, choose_device(options.device))
+    settings = settings_fingerprint(options, template, config, dtype)
+    if settings != {n: part for n, part in known.fingerprint.items() if n not in OF_THE_INPUT}:
         return None
     return replace(summary, exit_code=_exit_code(summary.failed, summary.rows, run_options))
 
@@ -128,66 +152,65 @@ def _exit_code(failed: int, rows: int, run_options: RunOptions) -> int:
     return 3 if failed > allowed_errors(run_options.max_errors, rows) else 0
 
 
-def _record(journal: Journal, faults: dict[int, str]) -> None:
-    """Every row with a fault has its error result."""
-    journal.add(
-        Result.failed(row, sentence)
-        for row, sentence in sorted(faults.items())
-        if row not in journal.results
-    )
-    journal.flush()
+def _limits(journal: Journal, run_options: RunOptions, ends_at: float | None) -> Limits:
+    if run_options.max_errors is None:
+        return Limits(ends_at)
+    allowed = allowed_errors(run_options.max_errors, journal.rows)
+    return Limits(ends_at, allowed + journal.manifest.facts["skipped"])
 
 
-def _stopped(by: str, journal: Journal, rows: int) -> StoppedEarly:
+def _stopped(by: str, journal: Journal) -> StoppedEarly:
     kind = Interrupted if by == signal.SIGINT.name else StoppedEarly
+    counts = journal.counts
+    why = f", {counts.failed:,} of them failed" if by == TOO_MANY_ERRORS else ""
     return kind(
-        f"stopped by {by} with {len(journal.results)} of {rows} rows finished and on disk in "
-        f"{journal.folder}; the same command goes on from there"
+        f"stopped by {by} with {counts.finished} of {journal.rows} rows finished{why} and on disk "
+        f"in {journal.folder.name}; the same command goes on from there"
     )
 
 
 def _summary(
-    ready: _Ready,
+    ready: Ready,
+    begun: Begun,
     executed: Executed,
-    results: list[Result],
-    earlier: list[Result],
+    tally: Tally,
     options: JobOptions,
     run_options: RunOptions,
     plan_seconds: float,
 ) -> Summary:
-    counts, plan, job = executed.counts, executed.plan, ready.job
-    if earlier:  # this session planned only what was left
-        plan = make_plan(job.prompts, job.samplings, order="input")
-    failed = sum(result.status != "success" for result in results) - len(job.skipped)
-    prompt_tokens = sum(result.prompt_tokens for result in results)
-    computed = counts.computed_prompt_tokens + sum(
-        result.prompt_tokens - result.cached_tokens for result in earlier
-    )
+    counts, journal = executed.counts, begun.journal
+    facts = journal.manifest.facts
+    failed = max(0, tally.rows - tally.succeeded - facts["skipped"])
+    # What earlier sessions computed is known by row only, what this one did to the token.
+    computed = counts.computed_prompt_tokens + tally.uncached_tokens - executed.uncached_tokens
     return Summary(
-        rows=len(results),
-        succeeded=sum(result.status == "success" for result in results),
+        rows=tally.rows,
+        succeeded=tally.succeeded,
         failed=failed,
-        skipped=len(job.skipped),
-        duplicates=plan.duplicates,
-        prompt_tokens=prompt_tokens,
+        skipped=tally.rows - tally.succeeded - failed,
+        duplicates=facts["duplicates"],
+        prompt_tokens=tally.prompt_tokens,
         computed_prompt_tokens=computed,
-        reused_prompt_tokens=prompt_tokens - computed,
-        shareable_prompt_tokens=plan.shareable_prompt_tokens,
-        completion_tokens=sum(result.completion_tokens for result in results),
+        reused_prompt_tokens=tally.prompt_tokens - computed,
+        shareable_prompt_tokens=facts["shareable_prompt_tokens"],
+        completion_tokens=tally.completion_tokens,
         steps=counts.steps,
         peak_kv_tokens=counts.peak_kv_tokens,
         kv_tokens=executed.kv_tokens,
         preemptions=counts.preemptions,
+        memory_shortages=executed.memory_shortages,
+        most_tokens=executed.most_tokens,
         plan_seconds=round(plan_seconds, 3),
         load_seconds=round(executed.load_seconds, 3),
         run_seconds=round(executed.run_seconds, 3),
         expected_seconds=round(executed.expected_seconds, 3),
         order=options.order,
-        policy=executed.plan.policy,
+        policy=executed.policy,
         dtype=ready.dtype,
         device=ready.device.type,
         output=run_options.out,
-        run_dir=str(Path(run_options.run_dir or f"{run_options.out}.run")),
+        run_dir=journal.folder.name,
         with_token_ids=run_options.with_token_ids,
-        exit_code=_exit_code(failed, len(results), run_options),
+        repairs=len(journal.manifest.repairs),
+        exit_code=_exit_code(failed, tally.rows, run_options),
     )

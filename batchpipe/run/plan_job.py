@@ -109,3 +109,15 @@ def alone_blocks(plan: Plan) -> npt.NDArray[np.int64]:  # [plan.prompts]
     tails = plan.prompts.lengths - tree.tail_start[ranks] + answers
     blocks: npt.NDArray[np.int64] = path_blocks[tree.tail_node[ranks]] + -(-tails // BLOCK_TOKENS)
     return blocks
+
+
+def plan_facts(plan: Plan, setting: Setting, options: JobOptions) -> dict[str, object]:
+    """What a plan's file says of how it was made."""
+    return {
+        "policy": plan.policy,
+        "model": options.model,
+        "machine": setting.cost.machine.name,
+        "dtype": setting.cost.dtype,
+        "kv_tokens": setting.kv_blocks * BLOCK_TOKENS,
+        "step_tokens": setting.step_tokens,
+    }

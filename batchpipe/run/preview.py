@@ -20,6 +20,7 @@ from batchpipe.planner.order import CANDIDATES, ORDERS
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.plan_file import read_plan_facts, save_plan
 from batchpipe.planner.planning import Setting, dry_runs, fastest, in_order
+from batchpipe.rows.location import local_path
 from batchpipe.rows.output_path import check_output
 from batchpipe.run.advise import advise
 from batchpipe.run.expected_time import expected_time, is_measured, profile_error
@@ -27,8 +28,8 @@ from batchpipe.run.forecast_text import JobTimes, PlayedOrder, Preview
 from batchpipe.run.history import load_history
 from batchpipe.run.kv_memory import blocks_for_all, blocks_on
 from batchpipe.run.language import Language, load_config, load_language
-from batchpipe.run.plan_job import Target, alone_blocks, plan_job, target_of
-from batchpipe.run.prepare import Job, prepare, read_job_rows
+from batchpipe.run.plan_job import Target, alone_blocks, plan_facts, plan_job, target_of
+from batchpipe.run.prepare import Job, open_job, prepare
 from batchpipe.run.trace_job import bare_language, prepare_trace, reads_as_trace
 
 EXCERPT_CHARACTERS = 48
@@ -68,9 +69,9 @@ def preview(options: JobOptions, asked: PlanOptions) -> Preview:
     simulation = asked_for.simulation if whole else None
     cost, machine = plan.cost(setting.cost), setting.cost.machine
     if asked.out is not None:
-        _save(asked.out, plan, setting, options)
+        save_plan(Path(asked.out), plan, plan_facts(plan, setting, options))
     return Preview(
-        rows=len(job.rows),
+        rows=len(job.source),
         runnable=plan.rows,
         faults=dict(sorted(job.faults.items())),
         duplicates=plan.duplicates,
@@ -106,8 +107,8 @@ def preview(options: JobOptions, asked: PlanOptions) -> Preview:
 
 def _prepared(options: JobOptions, asked: PlanOptions) -> tuple[Job, Language, Target]:
     """The job, the model's language, and what the job will run on, its KV memory included."""
-    rows, template = read_job_rows(options)
-    traced = reads_as_trace(options, rows, template)
+    source, template = open_job(options)
+    traced = reads_as_trace(options, source, template)
     config = load_config(options)
     language = bare_language(options, config) if traced else load_language(options, config)
     target = target_of(
@@ -122,8 +123,8 @@ def _prepared(options: JobOptions, asked: PlanOptions) -> tuple[Job, Language, T
         cost = target.cost
         target = replace(target, kv_blocks=blocks_on(cost.machine, cost.shape, cost.dtype))
     if traced:
-        return prepare_trace(options, rows, language), language, target
-    return prepare(options, rows, template, language), language, target
+        return prepare_trace(options, source, language), language, target
+    return prepare(options, source, template, language), language, target
 
 
 def _dtype(wanted: str, language: Language) -> str:
@@ -147,8 +148,8 @@ def _played(plan: Plan, setting: Setting, orders: Sequence[str]) -> tuple[Played
 def _excerpt(job: Job, plan: Plan, language: Language, prompt: int, start: int, end: int) -> str:
     """How the node's text begins, on one line; of a trace, whose tokens they are."""
     if language.tokenizer is None:
-        row = job.runnable[plan.first_row[prompt]]
-        return f"tokens {start:,}:{end:,} of request {job.request_ids[row]}"
+        name = job.request_ids[plan.first_row[prompt]]
+        return f"tokens {start:,}:{end:,} of request {name}"
     text = language.tokenizer.decode(plan.prompts[prompt][start : min(end, start + 32)].tolist())
     line = " ".join(text.split())
     return line if len(line) <= EXCERPT_CHARACTERS else line[: EXCERPT_CHARACTERS - 1] + "…"
@@ -158,6 +159,8 @@ def _check_plan_file(out: str, source: str) -> None:
     """A plan can be written there; what is there already is an older plan."""
     if not out.endswith(".parquet"):
         raise ConfigError(f"cannot write the plan to {out}: its name must end in .parquet")
+    if local_path(out) is None:
+        raise ConfigError(f"cannot write the plan to {out}: give a local file; copy it from there")
     check_output(out, overwrite=True, source=source)
     if os.path.exists(out) and not _is_plan(out):
         raise ConfigError(f"{out} exists and is no plan; choose another name")
@@ -169,15 +172,3 @@ def _is_plan(path: str) -> bool:
     except (KeyError, TypeError, OSError, ValueError):  # of another schema, or no Parquet
         return False
     return True
-
-
-def _save(out: str, plan: Plan, setting: Setting, options: JobOptions) -> None:
-    facts = {
-        "policy": plan.policy,
-        "model": options.model,
-        "machine": setting.cost.machine.name,
-        "dtype": setting.cost.dtype,
-        "kv_tokens": setting.kv_blocks * BLOCK_TOKENS,
-        "step_tokens": setting.step_tokens,
-    }
-    save_plan(Path(out), plan, facts)

@@ -24,6 +24,8 @@ class Summary:
     peak_kv_tokens: int
     kv_tokens: int
     preemptions: int
+    memory_shortages: int  # steps that were out of memory and ran in pieces
+    most_tokens: int | None  # of a forward pass since the last of them
     plan_seconds: float  # reading, tokenizing and planning
     load_seconds: float
     run_seconds: float
@@ -35,6 +37,7 @@ class Summary:
     output: str
     run_dir: str
     with_token_ids: bool
+    repairs: int  # by `retry`
     exit_code: int
 
     def as_json(self) -> dict[str, Any]:
@@ -56,6 +59,15 @@ class Summary:
                 f"answered in {self.run_seconds:.1f} s, expected {self.expected_seconds:.1f} "
                 f"({tokens / max(1e-9, self.run_seconds):,.0f} tokens/s, {self.dtype} on "
                 f"{self.device})",
+                *self._shortage(),
                 f"results: {self.output}",
             )
         )
+
+    def _shortage(self) -> list[str]:
+        if not self.memory_shortages:
+            return []
+        return [
+            f"out of memory {self.memory_shortages:,} times; steps had at most "
+            f"{self.most_tokens:,} tokens after that: a smaller --kv-memory leaves more room"
+        ]

@@ -6,8 +6,8 @@ from typing import Any
 
 from batchpipe.config import JobOptions
 from batchpipe.planner.request import Sampling
-from batchpipe.rows.request_ids import read_request_ids
-from batchpipe.rows.source import Rows
+from batchpipe.rows.request_ids import RequestIds
+from batchpipe.rows.source import Source
 from batchpipe.rows.template import Template
 from batchpipe.rows.trace import is_trace, read_trace
 from batchpipe.run.fit import fit
@@ -17,9 +17,9 @@ from batchpipe.run.prepare import Job
 TOKEN_IDS = 2**31  # a trace's tokens are of no vocabulary
 
 
-def reads_as_trace(options: JobOptions, rows: Rows, template: Template | None) -> bool:
+def reads_as_trace(options: JobOptions, source: Source, template: Template | None) -> bool:
     """True where the rows have lengths and nothing says how to make prompts of them."""
-    return template is None and options.prompt_column is None and is_trace(rows.names)
+    return template is None and options.prompt_column is None and is_trace(source.names)
 
 
 def bare_language(options: JobOptions, config: Any) -> Language:
@@ -32,7 +32,7 @@ def bare_language(options: JobOptions, config: Any) -> Language:
     return Language(options.model, config, None, shape, frozenset(), {})
 
 
-def prepare_trace(options: JobOptions, rows: Rows, language: Language) -> Job:
+def prepare_trace(options: JobOptions, source: Source, language: Language) -> Job:
     """Every request of the trace, or why it does not fit the model.
 
     Raises:
@@ -51,9 +51,11 @@ def prepare_trace(options: JobOptions, rows: Rows, language: Language) -> Job:
         vocab=TOKEN_IDS,
         on_too_long=options.on_too_long,
     )
+    ids = RequestIds(source, options.id_column)
+    request_ids = [each for rows in source.batches() for each in ids.read(rows)]
     return Job(
-        rows=rows,
-        request_ids=read_request_ids(rows, options.id_column),
+        source=source,
+        request_ids=tuple(request_ids[row] for row in fitted.kept.tolist()),
         faults=fitted.faults,
         skipped=fitted.skipped,
         runnable=fitted.kept,

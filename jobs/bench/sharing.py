@@ -2,9 +2,9 @@
 
     python jobs/bench/sharing.py bbh_cot.parquet xquad_docqa.parquet --kv-share 0.25
 
-Runs the planner and the scheduler that the engine runs, step by step, without a model: answers have
-the lengths that the file observed (``observed_output_chars / 4``), or 64 tokens. KV memory is a
-share of what the distinct prompt tokens of the whole job need. Proves that the order and the
+Plays the plan with the scheduler that the engine runs, as an 8B Llama on an H200 would: answers
+have the lengths that the file observed (``observed_output_chars / 4``), or 64 tokens. KV memory is
+a share of what the distinct prompt tokens of the whole job need. Proves that the order and the
 planned KV lifetimes keep the sharing: at least 97 % of it with a quarter of the memory.
 """
 
@@ -13,21 +13,23 @@ from __future__ import annotations
 import random
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import pyarrow.parquet as pq
+from contenders import DTYPE, LLAMA_3_1_8B
 from record import append_results, as_table
 
 from batchpipe.demo.prompt import MODEL_DIR
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
+from batchpipe.planner.machine.machines import MACHINES
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.order import ORDERS
-from batchpipe.planner.plan import Plan
-from batchpipe.planner.planning import make_plan
+from batchpipe.planner.planning import SIMULATED_PROMPTS, Setting, dry_run, make_plan, ordered
 from batchpipe.planner.request import Prompts, Sampling
-from batchpipe.planner.schedule.token_batcher import TokenBatcher
 from batchpipe.run.preview import hide_torch
 
 STEP_TOKENS = 1024
@@ -52,28 +54,19 @@ def read_job(path: Path, seed: int) -> tuple[Prompts, list[int]]:
     return Prompts.pack(ids), answers
 
 
-def dry_run(plan: Plan, answers: list[int], kv_blocks: int) -> TokenBatcher:
-    """Every step of the plan, with answers of the given lengths and no model."""
-    batcher = TokenBatcher(plan, kv_blocks, STEP_TOKENS)
-    while chunks := batcher.next_step():
-        batcher.computed(chunks)
-        for sequence in [chunk.sequence for chunk in chunks if chunk.sequence is not None]:
-            batcher.append(sequence, 0)
-            if sequence.produced >= answers[sequence.index]:
-                batcher.finish(sequence, ended_itself=True)
-    return batcher
-
-
 def measure(path: Path, order: str, kv_share: float, seed: int) -> dict[str, Any]:
     """One file under one order."""
     prompts, answers = read_job(path, seed)
     started = time.perf_counter()
-    plan = make_plan(prompts, [Sampling(max_tokens=max(answers))] * len(prompts), order=order)
+    samplings = [Sampling(max_tokens=max(answers))] * len(prompts)
+    plan = make_plan(prompts, samplings, order="input")
+    kv_blocks = int(kv_share * plan.tree.distinct_tokens) // BLOCK_TOKENS
+    setting = Setting(StepCost(LLAMA_3_1_8B, MACHINES["h200"], DTYPE), kv_blocks, STEP_TOKENS)
+    plan = ordered(replace(plan, order_name=order), setting, simulated_prompts=SIMULATED_PROMPTS)
     planned = time.perf_counter()
-    kv_tokens = int(kv_share * plan.tree.distinct_tokens)
-    per_prompt = [answers[row] for row in plan.first_row.tolist()]
-    batcher = dry_run(plan, per_prompt, kv_tokens // BLOCK_TOKENS)
-    reused = plan.row_prompt_tokens - batcher.counts.computed_prompt_tokens
+    per_prompt = np.array([answers[row] for row in plan.first_row.tolist()], dtype=np.int64)
+    played = dry_run(plan, setting, per_prompt)
+    reused = plan.row_prompt_tokens - played.computed_prompt_tokens
     return {
         "file": path.stem,
         "order": order,
@@ -81,9 +74,9 @@ def measure(path: Path, order: str, kv_share: float, seed: int) -> dict[str, Any
         "prompt tokens": plan.row_prompt_tokens,
         "shareable": plan.shareable_prompt_tokens / plan.row_prompt_tokens,
         "kept": reused / plan.shareable_prompt_tokens,
-        "KV tokens": kv_tokens,
-        "steps": batcher.counts.steps,
-        "preempted": batcher.counts.preemptions,
+        "KV tokens": kv_blocks * BLOCK_TOKENS,
+        "steps": played.steps,
+        "preempted": played.preemptions,
         "plan s": planned - started,
         "schedule s": time.perf_counter() - planned,
     }

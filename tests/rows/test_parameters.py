@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from row_jobs import cut_small, lines_of
 
 from batchpipe.errors import ConfigError
 from batchpipe.planner.request import Sampling
-from batchpipe.rows.parameters import check_sampling, row_sampling
-from batchpipe.rows.source import Rows, read_rows
+from batchpipe.rows.parameters import SamplingReader, check_overrides, check_sampling
+from batchpipe.rows.source import Source, open_source
 
 DEFAULTS = Sampling(max_tokens=9, temperature=0.5)
 
 
-def rows_of(folder: Path, rows: list[dict[str, Any]]) -> Rows:
-    (folder / "jobs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return read_rows(str(folder / "jobs.jsonl"))
+def sampled(
+    source: Source, defaults: Sampling = DEFAULTS, overrides: dict[str, Any] | None = None
+) -> list[Sampling | str]:
+    """What all batches together say."""
+    reader = SamplingReader(source, defaults, overrides)
+    return [answer for rows in source.batches() for answer in reader.read(rows)]
 
 
 def test_without_columns_every_row_has_the_defaults(tmp_path: Path) -> None:
-    answers = row_sampling(rows_of(tmp_path, [{"prompt": "a"}] * 3), DEFAULTS)
+    answers = sampled(lines_of(tmp_path, [{"prompt": "a"}] * 3))
     assert len(answers) == 3
     assert all(answer is DEFAULTS for answer in answers)
 
 
 def test_rows_override_and_equal_rows_share_one_object(tmp_path: Path) -> None:
-    rows = rows_of(
+    rows = lines_of(
         tmp_path,
         [
             {"max_tokens": 3, "stop": "x"},
@@ -41,7 +44,7 @@ def test_rows_override_and_equal_rows_share_one_object(tmp_path: Path) -> None:
             {"top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.2, "n": 2, "stop": []},
         ],
     )
-    answers = row_sampling(rows, DEFAULTS)
+    answers = sampled(rows)
     assert answers[0] == Sampling(max_tokens=3, temperature=0.5, stop=("x",))
     assert answers[1] is answers[0]
     assert answers[2] == Sampling(max_tokens=9, temperature=1.0)
@@ -55,7 +58,7 @@ def test_rows_override_and_equal_rows_share_one_object(tmp_path: Path) -> None:
 
 
 def test_every_name_of_max_tokens_counts(tmp_path: Path) -> None:
-    rows = rows_of(
+    rows = lines_of(
         tmp_path,
         [
             {"max_new_tokens": 1},
@@ -65,7 +68,7 @@ def test_every_name_of_max_tokens_counts(tmp_path: Path) -> None:
             {"max_new_tokens": 0},
         ],
     )
-    answers = row_sampling(rows, DEFAULTS)
+    answers = sampled(rows)
     assert [a if isinstance(a, str) else a.max_tokens for a in answers] == [
         1,
         2,
@@ -76,8 +79,8 @@ def test_every_name_of_max_tokens_counts(tmp_path: Path) -> None:
 
 
 def test_numbers_and_bools_are_not_mixed_up(tmp_path: Path) -> None:
-    rows = rows_of(tmp_path, [{"max_tokens": 1}, {"max_tokens": True}, {"max_tokens": 1.0}])
-    first, second, third = row_sampling(rows, DEFAULTS)
+    rows = lines_of(tmp_path, [{"max_tokens": 1}, {"max_tokens": True}, {"max_tokens": 1.0}])
+    first, second, third = sampled(rows)
     assert isinstance(first, Sampling)
     assert second == "max_tokens is True; it must be a whole number of 1 or more"
     assert third is first
@@ -92,7 +95,7 @@ def test_arrow_columns_with_gaps(tmp_path: Path) -> None:
         }
     )
     pq.write_table(table, tmp_path / "jobs.parquet")
-    assert row_sampling(read_rows(str(tmp_path / "jobs.parquet")), DEFAULTS) == [
+    assert sampled(open_source(str(tmp_path / "jobs.parquet"))) == [
         Sampling(max_tokens=5, temperature=0.5, stop=("a",)),
         Sampling(max_tokens=9, temperature=0.25),
     ]
@@ -135,7 +138,7 @@ def test_a_value_out_of_range_is_named_with_the_range(
     with pytest.raises(ConfigError) as caught:
         check_sampling(**{column: value})
     assert str(caught.value).startswith(sentence)
-    good, bad = row_sampling(rows_of(tmp_path, [{}, {column: value}]), DEFAULTS)
+    good, bad = sampled(lines_of(tmp_path, [{}, {column: value}]))
     assert good is DEFAULTS
     assert isinstance(bad, str)
     assert bad.startswith(sentence)
@@ -144,7 +147,7 @@ def test_a_value_out_of_range_is_named_with_the_range(
 def test_several_greedy_samples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"n is 2 at temperature 0; all samples would be equal"):
         check_sampling(n=2, temperature=0)
-    (answer,) = row_sampling(rows_of(tmp_path, [{"temperature": 0}]), Sampling(n=3, temperature=1))
+    (answer,) = sampled(lines_of(tmp_path, [{"temperature": 0}]), Sampling(n=3, temperature=1))
     assert isinstance(answer, str)
     assert answer.startswith("n is 3 at temperature 0")
 
@@ -161,3 +164,65 @@ def test_the_edges_of_the_ranges_are_allowed() -> None:
 def test_unknown_parameters_are_named() -> None:
     with pytest.raises(ConfigError, match=r"temprature is no sampling parameter; they are max_tok"):
         check_sampling(temprature=1)
+
+
+def test_equal_rows_of_all_batches_share_one_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = lines_of(tmp_path, [{"max_tokens": n} for n in (3, 4, 3, 4, 3)])
+    whole = sampled(source)
+    cut_small(monkeypatch, rows=2)
+    by_batches = sampled(source)
+    assert by_batches == whole
+    assert by_batches[0] is by_batches[2] is by_batches[4]
+    assert by_batches[1] is by_batches[3]
+
+
+def test_overrides_win_over_rows_and_defaults(tmp_path: Path) -> None:
+    source = lines_of(
+        tmp_path, [{"max_new_tokens": 3, "stop": "x"}, {"max_tokens": "bad"}, {"temperature": 1}]
+    )
+    assert sampled(source, overrides={"max_tokens": 4096.0}) == [
+        Sampling(max_tokens=4096, temperature=0.5, stop=("x",)),
+        Sampling(max_tokens=4096, temperature=0.5),
+        Sampling(max_tokens=4096, temperature=1.0),
+    ]
+    assert sampled(source, overrides={"max_completion_tokens": 7, "stop": []})[0] == Sampling(
+        max_tokens=7, temperature=0.5
+    )
+    assert sampled(source, overrides={}) == sampled(source)
+
+
+def test_an_override_counts_where_no_row_has_a_column(tmp_path: Path) -> None:
+    first, second = sampled(lines_of(tmp_path, [{"a": 1}, {"a": 2}]), overrides={"seed": 5})
+    assert first == Sampling(max_tokens=9, temperature=0.5, seed=5)
+    assert first is second
+
+
+def test_overrides_that_no_row_can_have_are_refused(tmp_path: Path) -> None:
+    source = lines_of(tmp_path, [{"a": 1}])
+    with pytest.raises(ConfigError, match=r"n is 2 at temperature 0; all samples would be equal"):
+        SamplingReader(source, DEFAULTS, {"n": 2, "temperature": 0})
+    with pytest.raises(ConfigError, match=r"top_p is 7; it must be a number above 0 and up to 1"):
+        SamplingReader(source, DEFAULTS, {"top_p": 7})
+    source = lines_of(tmp_path, [{"temperature": 0}, {"temperature": 1}])
+    bad, good = sampled(source, overrides={"n": 2})
+    assert str(bad).startswith("n is 2 at temperature 0")
+    assert good == Sampling(max_tokens=9, temperature=1.0, n=2)
+
+
+@pytest.mark.parametrize(("column", "value", "sentence"), [*WRONG, ("seed", None, "seed is None;")])
+def test_a_wrong_override_is_named_with_the_range(
+    column: str, value: object, sentence: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_overrides({column: value})
+    assert str(caught.value).startswith(sentence)
+
+
+def test_an_override_has_one_known_name() -> None:
+    check_overrides({"max_tokens": 4096, "temperature": 0})
+    with pytest.raises(ConfigError, match=r"temprature is no sampling parameter; they are max_tok"):
+        check_overrides({"temprature": 1})
+    with pytest.raises(ConfigError, match=r"max_tokens and max_new_tokens are two names of one"):
+        check_overrides({"max_tokens": 1, "max_new_tokens": 1})

@@ -11,26 +11,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from row_jobs import cut_small, lines_of, table_of
 
 from batchpipe.errors import ConfigError
 from batchpipe.planner.request import Prompts
-from batchpipe.rows.prompts import build_prompts
-from batchpipe.rows.source import Rows, read_rows
+from batchpipe.rows.prompts import PromptReader, PromptTable
+from batchpipe.rows.source import Rows, Source, open_source
 from batchpipe.rows.template import Template
+from batchpipe.rows.token_ids import read_token_ids
 
-Make = Callable[[list[dict[str, Any]]], Rows]
+Make = Callable[[list[dict[str, Any]]], Source]
 CHAT = [{"role": "user", "content": "hi"}]
-
-
-def lines_of(folder: Path, rows: list[dict[str, Any]]) -> Rows:
-    path = folder / "jobs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return read_rows(str(path))
-
-
-def table_of(folder: Path, rows: list[dict[str, Any]]) -> Rows:
-    pq.write_table(pa.Table.from_pylist(rows), folder / "jobs.parquet")
-    return read_rows(str(folder / "jobs.parquet"))
 
 
 @pytest.fixture
@@ -43,15 +34,27 @@ def either(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     return lambda rows: request.param(tmp_path, rows)
 
 
-def prompts(rows: Rows, **options: Any) -> list[object]:
+def tables(source: Source, **options: Any) -> list[tuple[Rows, PromptTable]]:
+    """Every batch and its prompts."""
+    reader = PromptReader(source, **options)
+    return [(rows, reader.read(rows)) for rows in source.batches()]
+
+
+def only_table(source: Source, **options: Any) -> PromptTable:
+    [(_, table)] = tables(source, **options)
+    return table
+
+
+def prompts(source: Source, **options: Any) -> list[object]:
     """What became of each row: kind and prompt, or the sentence."""
-    table = build_prompts(rows, **options)
-    found: dict[int, object] = dict(table.faults)
-    for row, prompt in zip(table.rows.tolist(), table.prompts, strict=True):
-        value = prompt.tolist() if isinstance(prompt, np.ndarray) else prompt
-        assert row not in found
-        found[row] = (table.kind, value)
-    return [found[row] for row in range(len(table))]
+    found: dict[int, object] = {}
+    for rows, table in tables(source, **options):
+        assert not table.faults.keys() & set(table.rows.tolist())
+        found |= {rows.first + place: why for place, why in table.faults.items()}
+        for place, prompt in zip(table.rows.tolist(), table.prompts, strict=True):
+            value = prompt.tolist() if isinstance(prompt, np.ndarray) else prompt
+            found[rows.first + place] = (table.kind, value)
+    return [found[ordinal] for ordinal in range(len(source))]
 
 
 def test_texts(either: Make) -> None:
@@ -75,24 +78,23 @@ def test_a_numeric_prompt_column_in_parquet_is_a_fault_a_row(tmp_path: Path) -> 
 
 def test_bad_lines_keep_their_place(tmp_path: Path) -> None:
     (tmp_path / "jobs.jsonl").write_text('{"prompt": "a"}\nnope\n{"prompt": "b"}\n')
-    rows = read_rows(str(tmp_path / "jobs.jsonl"))
+    rows = open_source(str(tmp_path / "jobs.jsonl"))
     assert prompts(rows) == [
         ("text", "a"),
         "jobs.jsonl line 2 column 1: not JSON (Expecting value)",
         ("text", "b"),
     ]
-    assert build_prompts(rows).request_ids == ("row-0", "row-1", "row-2")
 
 
 def test_input_without_a_readable_row_asks_for_no_column(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text("nope\n")
-    assert len(prompts(read_rows(str(tmp_path / "bad.jsonl")))) == 1
+    assert len(prompts(open_source(str(tmp_path / "bad.jsonl")))) == 1
     (tmp_path / "none.jsonl").write_text("")
-    rows = read_rows(str(tmp_path / "none.jsonl"))
-    assert len(build_prompts(rows)) == 0
-    assert len(build_prompts(rows, template=Template("{{ x }}"), id_column="y")) == 0
+    rows = open_source(str(tmp_path / "none.jsonl"))
+    assert prompts(rows) == []
+    assert prompts(rows, template=Template("{{ x }}")) == []
     pq.write_table(pa.table({"x": pa.array([], pa.int64())}), tmp_path / "none.parquet")
-    assert len(build_prompts(read_rows(str(tmp_path / "none.parquet")))) == 0
+    assert prompts(open_source(str(tmp_path / "none.parquet"))) == []
 
 
 def test_messages(either: Make) -> None:
@@ -164,7 +166,7 @@ def test_token_ids(either: Make) -> None:
         f"prompt_token_ids[1] is {big}; {allowed}",
         ("token_ids", [big - 1]),
     ]
-    found = build_prompts(rows).prompts
+    found = only_table(rows).prompts
     assert isinstance(found, Prompts)
     assert found.token_ids.dtype == np.int32
 
@@ -180,7 +182,7 @@ def test_token_ids(either: Make) -> None:
 def test_token_ids_of_any_arrow_list(tmp_path: Path, kind: pa.DataType) -> None:
     cells = pa.array([[1, 2], None, [3, 4], [5, 6]], kind)
     pq.write_table(pa.table({"prompt_token_ids": cells}), tmp_path / "a.parquet", row_group_size=3)
-    assert prompts(read_rows(str(tmp_path / "a.parquet"))) == [
+    assert prompts(open_source(str(tmp_path / "a.parquet"))) == [
         ("token_ids", [1, 2]),
         "prompt_token_ids is null",
         ("token_ids", [3, 4]),
@@ -193,7 +195,8 @@ def test_token_ids_of_several_groups_lie_in_order_in_one_array(tmp_path: Path) -
     cells = pa.array([[1], [2, big], None, [3, 4], [], [5]], pa.list_(pa.uint64()))
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"prompt_token_ids": cells}), path, row_group_size=2)
-    table = build_prompts(read_rows(str(path)))
+    rows = open_source(str(path)).read()
+    table = PromptReader(open_source(str(path))).read(rows)
     assert isinstance(table.prompts, Prompts)
     assert table.rows.tolist() == [0, 3, 5]
     assert [ids.tolist() for ids in table.prompts] == [[1], [3, 4], [5]]
@@ -207,12 +210,10 @@ def test_what_lies_under_a_null_is_no_prompt() -> None:
     null = pa.array([False, True, False])
     lists = pa.ListArray.from_arrays(pa.array([0, 1, 3, 4], pa.int32()), hidden, mask=null)
     table = pa.table({"prompt_token_ids": lists})
-    rows = Rows("a", (), ("prompt_token_ids",), table=table)
-    assert prompts(rows) == [
-        ("token_ids", [9]),
-        "prompt_token_ids is null",
-        ("token_ids", [4]),
-    ]
+    found = read_token_ids(Rows(("prompt_token_ids",), table=table), "prompt_token_ids")
+    assert [ids.tolist() for ids in found.prompts] == [[9], [4]]
+    assert found.rows.tolist() == [0, 2]
+    assert found.faults == {1: "prompt_token_ids is null"}
 
 
 def test_token_ids_with_a_null_inside_are_one_fault(tmp_path: Path) -> None:
@@ -289,34 +290,70 @@ def test_a_line_without_the_templates_column_is_a_fault(jsonl: Make) -> None:
     assert prompts(rows, template=optional) == [("text", "x"), ("text", "none")]
 
 
-def test_request_ids(jsonl: Make) -> None:
-    rows = jsonl(
-        [
-            {"prompt": "a", "request_id": "x", "key": 1},
-            {"prompt": "a", "request_id": 7, "key": 2.0},
-            {"prompt": "a", "request_id": None, "key": None},
-            {"prompt": "a", "request_id": "", "key": float("nan")},
-        ]
+def test_batches_have_the_prompts_of_the_whole(
+    either: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = either(
+        [{"a": "x", "c": CHAT, "ids": [1, 2]}, {"a": None, "c": None, "ids": None}] * 3
+        + [{"a": "y", "c": [], "ids": [3]}]
     )
-    assert build_prompts(rows).request_ids == ("x", "7", "row-2", "")
-    assert build_prompts(rows, id_column="key").request_ids == ("1", "2", "row-2", "row-3")
-    with pytest.raises(ConfigError, match=r"no column 'nope' for --id-column"):
-        build_prompts(rows, id_column="nope")
+    asked: list[dict[str, Any]] = [
+        {"prompt_column": "a"},
+        {"prompt_column": "c"},
+        {"prompt_column": "ids"},
+        {"template": Template("{{ a }}")},
+    ]
+    whole = [prompts(rows, **options) for options in asked]
+    for size in (1, 2, 3):
+        cut_small(monkeypatch, rows=size)
+        assert [prompts(rows, **options) for options in asked] == whole
 
 
-def test_ids_that_two_rows_share_are_refused_before_anything_runs(jsonl: Make) -> None:
-    rows = jsonl([{"prompt": "a", "request_id": i} for i in ("x", "y", "z", "y")])
-    with pytest.raises(ConfigError, match=r"request_id 'y' is on row 1 and on row 3.*--id-column"):
-        build_prompts(rows)
-    rows = jsonl([{"prompt": "a", "request_id": i} for i in (7, "7")])
-    with pytest.raises(ConfigError, match=r"'7' is on row 0 and on row 1"):
-        build_prompts(rows)
-    rows = jsonl([{"prompt": "a", "request_id": i} for i in ("row-1", None)])
-    with pytest.raises(ConfigError, match=r"'row-1' is on row 0 and on row 1"):
-        build_prompts(rows)
+def test_the_first_value_of_the_job_decides_what_a_json_column_holds(
+    jsonl: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_small(monkeypatch, rows=1)
+    rows = jsonl([{"c": None}, {"x": 1}, {"c": [1]}, {"c": "text"}])
+    assert prompts(rows, prompt_column="c") == [
+        "c is null",
+        "c is null",
+        ("token_ids", [1]),
+        "c is 'text', not a list of token ids",
+    ]
+    reader = PromptReader(rows, prompt_column="c")
+    last = list(rows.batches())[-1]
+    assert reader.read(last).kind == "token_ids"
 
 
-@pytest.mark.parametrize("cell", [[1], True, 1.5, {"a": 1}])
-def test_an_id_that_is_no_key_is_refused(jsonl: Make, cell: object) -> None:
-    with pytest.raises(ConfigError, match=r"request_id of row 0 is .*must be a text or a whole"):
-        build_prompts(jsonl([{"prompt": "a", "request_id": cell}]))
+def test_rows_that_are_not_wanted_have_neither_prompt_nor_fault(either: Make) -> None:
+    source = either(
+        [{"prompt": p, "ids": i} for p, i in (("a", [1]), (None, None), ("b", [2]), ("", []))]
+    )
+    rows = source.read()
+    wanted = np.array([False, False, True, True])
+    reader = PromptReader(source, prompt_column="prompt")
+    table = reader.read(rows, wanted)
+    assert (table.rows.tolist(), table.prompts) == ([2], ["b"])
+    assert table.faults == {3: "prompt is empty"}
+    table = PromptReader(source, prompt_column="ids").read(rows, wanted)
+    assert table.rows.tolist() == [2]
+    assert [ids.tolist() for ids in table.prompts] == [[2]]  # type: ignore[union-attr]
+    assert table.faults == {3: "ids is empty"}
+    table = reader.read(rows, np.zeros(4, dtype=np.bool_))
+    assert (table.rows.tolist(), table.prompts, table.faults) == ([], [], {})
+    assert wanted.tolist() == [False, False, True, True]
+
+
+def test_unwanted_rows_are_not_rendered(jsonl: Make) -> None:
+    source = jsonl([{"n": 0}, {"n": 1}])
+    reader = PromptReader(source, template=Template("{{ 1 // n }}"))
+    table = reader.read(source.read(), np.array([False, True]))
+    assert (table.rows.tolist(), table.prompts, table.faults) == ([1], ["1"], {})
+
+
+def test_a_bad_line_that_is_not_wanted_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "jobs.jsonl").write_text('nope\n{"prompt": "a"}\nnope\n')
+    source = open_source(str(tmp_path / "jobs.jsonl"))
+    table = PromptReader(source).read(source.read(), np.array([False, True, True]))
+    assert list(table.faults) == [2]
+    assert table.prompts == ["a"]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from row_jobs import answered, cut_small
 
-from batchpipe.rows.results import COLUMNS, Result, write_results
-from batchpipe.rows.source import Rows, read_rows
+from batchpipe.rows.results import COLUMNS
+from batchpipe.rows.source import open_source, read_rows
 
 texts = st.text(st.characters(codec=None, exclude_categories=[]), max_size=8)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
@@ -24,12 +27,8 @@ values = st.recursive(
     max_leaves=8,
 )
 names = st.sampled_from(["prompt", "output", "input_output", "status", "n", ""]) | texts
+sizes = st.integers(1, 9)
 json_rows = st.lists(st.dictionaries(names, values, max_size=5), max_size=8)
-
-
-def written(rows: Rows, out: Path) -> None:
-    results = [Result(ordinal, output=f"answer {ordinal}") for ordinal in range(len(rows))]
-    write_results(rows, results, str(out), with_token_ids=False)
 
 
 def strictly_equal(left: Any, right: Any) -> bool:
@@ -37,10 +36,14 @@ def strictly_equal(left: Any, right: Any) -> bool:
     return json.dumps(left) == json.dumps(right)
 
 
-@given(json_rows, st.booleans(), st.sampled_from(["", ".gz", ".zst"]))
+@given(json_rows, st.booleans(), st.sampled_from(["", ".gz", ".zst"]), sizes, sizes)
 @settings(max_examples=150)
 def test_json_lines_come_back_unchanged(
-    table: list[dict[str, Any]], ascii_only: bool, packing: str
+    table: list[dict[str, Any]],
+    ascii_only: bool,
+    packing: str,
+    batch_rows: int,
+    answer_rows: int,
 ) -> None:
     lines = []
     for row in table:
@@ -51,9 +54,11 @@ def test_json_lines_come_back_unchanged(
             lines.append(json.dumps(row).encode())
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "in.jsonl").write_bytes(b"\n".join(lines))
-        rows = read_rows(f"{folder}/in.jsonl")
-        assert not rows.faults
-        written(rows, Path(folder) / f"out.jsonl{packing}")
+        source = open_source(f"{folder}/in.jsonl")
+        with pytest.MonkeyPatch.context() as patch:
+            cut_small(patch, rows=batch_rows)
+            assert not any(rows.faults for rows in source.batches())
+            answered(source, f"{folder}/out.jsonl{packing}", at_once=answer_rows)
         answers = read_rows(f"{folder}/out.jsonl{packing}")
     assert len(answers) == len(table)
     taken = [name for name in COLUMNS if name not in ("outputs", "output_token_ids")]
@@ -86,6 +91,11 @@ arrow_columns = {
         pa.map_(pa.string(), pa.int8()),
         st.lists(st.tuples(st.text(), st.just(1)), max_size=2),
     ),
+    "money": (pa.decimal128(9, 2), st.integers(-(10**6), 10**6).map(lambda n: Decimal(n) / 4)),
+    "category": (pa.dictionary(pa.int8(), pa.string()), st.sampled_from(["x", "y", "z"])),
+    "ordered": (pa.dictionary(pa.int32(), pa.large_string(), ordered=True), st.text(max_size=1)),
+    "pair": (pa.list_(pa.float64(), 2), st.lists(st.floats(0, 1), min_size=2, max_size=2)),
+    "day": (pa.date32(), st.dates()),
     "output": (pa.string(), st.text()),
 }
 
@@ -102,24 +112,47 @@ def tables(draw: st.DrawFn) -> pa.Table:
     return pa.table(columns)
 
 
-@given(tables(), st.integers(1, 5))
-@settings(max_examples=100)
-def test_parquet_columns_come_back_equal(table: pa.Table, group_rows: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+@given(tables(), sizes, sizes, sizes)
+@settings(max_examples=150)
+def test_parquet_columns_come_back_equal(
+    table: pa.Table, group_rows: int, batch_rows: int, answer_rows: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         pq.write_table(table, f"{folder}/in.parquet", row_group_size=group_rows)
-        rows = read_rows(f"{folder}/in.parquet")
-        assert not rows.faults
-        assert len({rows.identity(ordinal)[1] for ordinal in range(len(rows))}) == len(rows)
-        written(rows, Path(folder) / "out.parquet")
-        written(rows, Path(folder) / "out.jsonl")
-        answers = pq.read_table(f"{folder}/out.parquet")
+        before = pq.read_table(f"{folder}/in.parquet")
+        source = open_source(f"{folder}/in.parquet")
+        cut_small(patch, rows=batch_rows)
+        answered(source, f"{folder}/out.parquet", at_once=answer_rows)
+        answered(source, f"{folder}/out.jsonl", at_once=answer_rows)
+        after = pq.read_table(f"{folder}/out.parquet")
         lines = read_rows(f"{folder}/out.jsonl")
-    after = [f"input_{name}" if name == "output" else name for name in table.column_names]
-    assert answers.select(after).rename_columns(table.column_names).equals(table)
-    assert answers.num_rows == len(lines) == len(rows)
+    assert after.num_rows == len(lines) == len(source) == len(table)
+    assert after["output"].to_pylist() == [f"answer {ordinal}" for ordinal in range(len(table))]
+    kept = [f"input_{name}" if name == "output" else name for name in table.column_names]
+    own = after.select(kept).rename_columns(table.column_names)
+    assert own.equals(before)
+    assert own.schema.equals(before.schema, check_metadata=True)
+    plain = [name for name in kept if name != "exact"]  # datetime has no nanoseconds
+    assert after.select(plain).to_pylist() == table.rename_columns(kept).select(plain).to_pylist()
     assert not lines.faults
-    if "text" in after:
-        assert lines.values("text") == table["text"].to_pylist() if len(rows) else True
+    if "text" in kept and len(table):
+        assert lines.values("text") == table["text"].to_pylist()
+
+
+@given(json_rows, sizes)
+@settings(max_examples=200)
+def test_parquet_of_json_lines_is_the_same_whatever_the_batches(
+    table: list[dict[str, Any]], batch_rows: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        Path(folder, "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+        source = open_source(f"{folder}/in.jsonl")
+        answered(source, f"{folder}/whole.parquet")
+        cut_small(patch, rows=batch_rows)
+        answered(source, f"{folder}/cut.parquet")
+        whole, cut = (pq.read_table(f"{folder}/{name}.parquet") for name in ("whole", "cut"))
+    assert cut.schema.equals(whole.schema, check_metadata=True)
+    assert strictly_equal(cut.to_pylist(), whole.to_pylist())
 
 
 @given(st.lists(st.floats(), min_size=1))
@@ -128,7 +161,7 @@ def test_numbers_that_json_has_no_word_for_come_back(numbers: list[float]) -> No
     with tempfile.TemporaryDirectory() as folder:
         lines = [json.dumps({"x": number}) for number in numbers]
         Path(folder, "in.jsonl").write_text("\n".join(lines))
-        written(read_rows(f"{folder}/in.jsonl"), Path(folder) / "out.jsonl")
+        answered(open_source(f"{folder}/in.jsonl"), f"{folder}/out.jsonl")
         back: list[Any] = read_rows(f"{folder}/out.jsonl").values("x")
     for before, after in zip(numbers, back, strict=True):
         assert before == after or (math.isnan(before) and math.isnan(after))

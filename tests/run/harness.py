@@ -59,7 +59,7 @@ def call(*arguments: object, err: io.StringIO | None = None) -> Ran:
 # Results of every step go to disk at once: so a test sees from outside that a run is under way.
 IMPATIENT = """
 import sys
-from batchpipe.run import journal
+from batchpipe.journal import journal
 journal.FLUSH_SECONDS = 0.0
 from batchpipe.cli import main
 main(sys.argv[1:])

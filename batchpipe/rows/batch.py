@@ -1,0 +1,139 @@
+"""Consecutive rows in memory: what one file gives at a time, and what the job sees at a time."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+
+import pyarrow as pa
+
+from batchpipe.rows.arrow import content_hashes, row_batches, to_python
+from batchpipe.rows.location import Format
+
+Record = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file's rows are ``ordinals[first : first + rows]`` of the whole input."""
+
+    path: str  # as the user named it
+    name: str  # the same from any working directory
+    format: Format
+    rows: int
+    first: int
+    state: str  # another one where the file was changed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Consecutive rows of one file: a table from Parquet, records and their hashes from lines."""
+
+    size_bytes: int
+    faults: Mapping[int, str]  # place in the piece -> sentence
+    table: pa.Table | None = None
+    records: Sequence[Record | None] = ()  # used where there is no table; None: see faults
+    hashes: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.records) if self.table is None else int(self.table.num_rows)
+
+    def as_records(self) -> Piece:
+        """The same rows without a table."""
+        if self.table is None:
+            return self
+        records = list(row_batches(self.table, self.table.column_names))
+        hashes = content_hashes(self.table)
+        return Piece(self.size_bytes, self.faults, records=records, hashes=hashes)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A run of consecutive input rows: an Arrow table, or parsed objects where JSON lines are in.
+
+    ``faults`` has one sentence for every row that could not be read. A *place* counts from the
+    first row here, an *ordinal* from the first row of the input: ``ordinal = first + place``.
+    """
+
+    names: tuple[str, ...]  # columns of the whole input, in first-seen order
+    files: tuple[SourceFile, ...] = ()  # of the whole input
+    first: int = 0  # ordinal of the first row
+    faults: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))  # by place
+    table: pa.Table | None = None
+    records: Sequence[Record | None] = ()  # used where there is no table; None: see faults
+    record_hashes: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.records) if self.table is None else int(self.table.num_rows)
+
+    def values(self, name: str) -> list[object]:
+        """One column as Python objects, None where it is missing."""
+        if name not in self.names:
+            raise KeyError(name)
+        if self.table is None:
+            return [None if record is None else record.get(name) for record in self.records]
+        return to_python(self.table.column(name))
+
+    def mappings(self, names: Sequence[str]) -> Iterator[dict[str, object]]:
+        """Every row as a dict of these columns; a key that a JSON line lacks is absent."""
+        if self.table is not None:
+            yield from row_batches(self.table, list(names))
+            return
+        for record in self.records:
+            present = record or {}
+            yield {name: present[name] for name in names if name in present}
+
+    @cached_property
+    def hashes(self) -> Sequence[str]:
+        """The content hash of every row, 16 hex characters."""
+        return self.record_hashes if self.table is None else content_hashes(self.table)
+
+    def file_of(self, place: int) -> tuple[SourceFile, int]:
+        """The row's file, and which row of that file it is."""
+        ordinal = self.first + place
+        file = self.files[bisect_right(self._firsts, ordinal) - 1]
+        return file, ordinal - file.first
+
+    def identity(self, place: int) -> tuple[str, int, str]:
+        """(file, row in that file, hash of the row's content): names a row across runs."""
+        file, row = self.file_of(place)
+        return file.name, row, self.hashes[place]
+
+    @cached_property
+    def _firsts(self) -> list[int]:
+        return [file.first for file in self.files]
+
+
+def joined_rows(
+    pieces: Sequence[Piece],
+    *,
+    names: tuple[str, ...],
+    files: tuple[SourceFile, ...],
+    first: int,
+    schema: pa.Schema | None,
+) -> Rows:
+    """The rows of all pieces, one behind the other; one table where there is a ``schema``."""
+    faults: dict[int, str] = {}
+    records: list[Record | None] = []
+    hashes: list[str] = []
+    tables = [] if schema is None else [schema.empty_table()]
+    place = 0
+    for piece in pieces:
+        faults.update((place + row, sentence) for row, sentence in piece.faults.items())
+        place += len(piece)
+        records.extend(piece.records)
+        hashes.extend(piece.hashes)
+        if piece.table is not None:
+            tables.append(piece.table)
+    return Rows(
+        names,
+        files,
+        first,
+        MappingProxyType(faults),
+        table=None if schema is None else pa.concat_tables(tables[1:] or tables),
+        records=records,
+        record_hashes=hashes,
+    )

@@ -1,0 +1,234 @@
+"""Begins a run or goes on with one: what the run directory holds decides which rows are left."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from batchpipe.config import JobOptions, RetryOptions, RunOptions
+from batchpipe.engine.model import choose_device, choose_dtype, refuse_by_class
+from batchpipe.errors import ConfigError
+from batchpipe.journal.folder import Folder
+from batchpipe.journal.journal import Journal
+from batchpipe.journal.lock import Lock
+from batchpipe.journal.manifest import Manifest, Outdated, read_manifest
+from batchpipe.planner.plan import Plan
+from batchpipe.rows.location import find_files, local_path, state_of
+from batchpipe.rows.source import Source
+from batchpipe.rows.template import Template
+from batchpipe.run.fingerprint import (
+    InputDigest,
+    differences,
+    input_digest,
+    settings_fingerprint,
+)
+from batchpipe.run.history import load_history
+from batchpipe.run.language import Language, load_config, load_language
+from batchpipe.run.layout import time_text
+from batchpipe.run.plan_job import Target, plan_job, target_of
+from batchpipe.run.prepare import Job, Remaining, open_job, prepare
+
+OF_THE_INPUT = ("rows", "input")  # the parts of a fingerprint that only reading all of it tells
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ready:
+    """A job that may run, the model's language, and what it will run on."""
+
+    source: Source
+    template: Template | None
+    language: Language
+    device: torch.device
+    dtype: str
+    target: Target
+    settings: dict[str, Any]  # the fingerprint, save for the input's rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Begun:
+    """What is left to run, and the journal that it goes to."""
+
+    job: Job
+    plan: Plan
+    journal: Journal
+
+
+def make_ready(options: JobOptions, run_options: RunOptions) -> Ready:
+    """Everything checked that can be before the rows are read, short of the weights."""
+    device = choose_device(options.device)
+    source, template = open_job(options)
+    config = load_config(options)
+    refuse_by_class(options.model, config)
+    language = load_language(options, config)
+    dtype = choose_dtype(options.dtype, config, device)
+    target = target_of(
+        options, language, device=device.type, dtype=dtype, step_tokens=run_options.step_tokens
+    )
+    settings = settings_fingerprint(options, template, config, dtype)
+    return Ready(source, template, language, device, dtype, target, settings)
+
+
+def begin(
+    ready: Ready,
+    folder: Folder,
+    lock: Lock,
+    options: JobOptions,
+    run_options: RunOptions,
+    retry: RetryOptions | None = None,
+) -> Begun:
+    """The run directory is this run's, and what it lacks is prepared and planned.
+
+    Raises:
+        ConfigError: the directory holds a run of something else, and how it differs
+    """
+    known = known_run(folder, run_options)
+    if known is None or _is_barren(known):
+        return _begin_anew(ready, folder, lock, options, run_options)
+    states = input_states(options.input)
+    found = {**ready.settings, "rows": len(ready.source), "input": known.fingerprint["input"]}
+    _refuse_other(folder, known, found)
+    if known.facts["input_states"] != states:
+        _refuse_other(folder, known, {**found, "input": input_digest(ready.source)})
+    journal = Journal.open(folder, known, lock)
+    journal.record(facts={**known.facts, "input_states": states})
+    for sentence in journal.damaged:
+        print(f"{folder.name}: {sentence}", file=sys.stderr)
+    if retry is not None:
+        _select(journal, retry)
+    repairs = ({}, *(repair.overrides["set"] for repair in journal.manifest.repairs))
+    remaining = Remaining(~journal.done(), journal.required_repair(), repairs)
+    job = prepare(
+        options,
+        ready.source,
+        ready.template,
+        ready.language,
+        remaining=remaining,
+        spill_folder=local_path(folder.name),
+    )
+    return Begun(*_planned(job, ready, options), journal)
+
+
+def known_run(folder: Folder, run_options: RunOptions) -> Manifest | None:
+    """The run that the directory holds and that is not to be discarded."""
+    try:
+        known = read_manifest(folder)
+    except Outdated:
+        if not run_options.overwrite:
+            raise
+        return None
+    return None if run_options.overwrite else known
+
+
+def _begin_anew(
+    ready: Ready,
+    folder: Folder,
+    lock: Lock,
+    options: JobOptions,
+    run_options: RunOptions,
+) -> Begun:
+    digest = InputDigest()
+    job = prepare(
+        options,
+        ready.source,
+        ready.template,
+        ready.language,
+        digest=digest,
+        spill_folder=local_path(folder.name),
+    )
+    job, plan = _planned(job, ready, options)
+    manifest = Manifest(
+        fingerprint={**ready.settings, "rows": len(ready.source), "input": str(digest)},
+        output=real_path(run_options.out),
+        command=_command(options, run_options),
+        rows=len(ready.source),
+        facts={
+            "input_states": input_states(options.input),
+            "skipped": len(job.skipped),
+            "duplicates": plan.duplicates,
+            "shareable_prompt_tokens": plan.shareable_prompt_tokens,
+        },
+    )
+    return Begun(job, plan, Journal.create(folder, manifest, lock))
+
+
+def _planned(job: Job, ready: Ready, options: JobOptions) -> tuple[Job, Plan]:
+    history = load_history(options.model, options.template)
+    return plan_job(job, options.order, ready.target, history=history)
+
+
+def input_states(spec: str) -> list[list[str]]:
+    """By what a change of the input is seen without reading it."""
+    return [[location.name, state_of(location)] for location in find_files(spec)]
+
+
+def real_path(out: str) -> str:
+    """OUT's name from any directory."""
+    path = local_path(out)
+    return out if path is None else os.path.realpath(path)
+
+
+def _command(options: JobOptions, run_options: RunOptions) -> dict[str, Any]:
+    """The options in a form that means the same from any directory."""
+    template = options.template
+    if template is not None and template.startswith("@"):
+        template = f"@{Path(template[1:]).absolute()}"
+    model = Path(options.model)
+    job = replace(
+        options,
+        input=_absolute(options.input),
+        model=str(model.absolute()) if model.is_dir() else options.model,
+        template=template,
+    )
+    run = replace(
+        run_options,
+        out=_absolute(run_options.out),
+        run_dir=_absolute(run_options.run_dir or f"{run_options.out}.run"),
+        overwrite=False,
+    )
+    return {"job": asdict(job), "run": asdict(run)}
+
+
+def _absolute(url: str) -> str:
+    path = local_path(url)
+    return url if path is None else os.path.abspath(path)
+
+
+def _is_barren(known: Manifest) -> bool:
+    """True where the run ended before it had a result: its model had no weights, say."""
+    return not known.parts
+
+
+def _refuse_other(folder: Folder, known: Manifest, fingerprint: Mapping[str, Any]) -> None:
+    """Raise where the run is of something else, with what that is and what it would cost."""
+    changed = differences(known.fingerprint, fingerprint)
+    if not changed:
+        return
+    rows = sum(part.rows for part in known.parts)
+    seconds = sum(session.seconds for session in known.sessions)
+    raise ConfigError(
+        f"{folder.name} holds a run of something else: {'; '.join(changed)}. {rows:,} of its "
+        f"{known.rows:,} rows are finished, the work of {time_text(seconds)}. Give --overwrite to "
+        f"discard them and compute all rows, or another --run-dir"
+    )
+
+
+def _select(journal: Journal, retry: RetryOptions) -> None:
+    """The rows that `retry` asks for are to be computed once more."""
+    asked = {
+        "set": retry.overrides,
+        "status": sorted(retry.statuses),
+        "finish_reason": sorted(retry.finish_reasons),
+    }
+    repairs = journal.manifest.repairs
+    if repairs and repairs[-1].overrides == asked and not journal.done().all():
+        return  # it was stopped and goes on
+    selected = journal.select(set(retry.statuses), set(retry.finish_reasons))
+    if len(selected):
+        journal.begin_repair(selected, asked)
+    print(f"{len(selected):,} rows of {journal.rows:,} are asked once more", file=sys.stderr)
