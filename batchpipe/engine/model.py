@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.logging import disable_progress_bar
 
 from batchpipe.engine.attention import PagedAttention
+from batchpipe.engine.faults import is_device_lost, is_out_of_memory
 from batchpipe.engine.host_memory import keep_freed_memory
 from batchpipe.engine.linear import pack_linears
 from batchpipe.engine.served import refuse
@@ -115,6 +116,8 @@ def load_model(
             output_loading_info=True,
         )
     except (OSError, SafetensorError, RuntimeError, LookupError, ValueError) as error:
+        if is_out_of_memory(error) or is_device_lost(error):
+            raise
         raise ConfigError(f"model {name}: its weights cannot be loaded: {error}") from error
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would go on with random numbers in their place

@@ -29,6 +29,7 @@ def discard(folder: Folder) -> None:
         if manifest is None:
             return
         manifest = replace(manifest, repairs=(), parts=(), pace=(), summary_digest=None)
+        reached("discard: before its manifest")
         folder.put(MANIFEST, packed(manifest))
     clear(folder, manifest or Manifest({}, "", {}))
     reached("discard: before the manifest goes")

@@ -30,7 +30,6 @@ class ErrorKind:
     error: str  # figures and quoted values are an ellipsis
     rows: int
     example: int  # the first row of this kind
-    example_error: str
 
 
 def kind_of(sentence: str) -> str:
@@ -43,7 +42,7 @@ class ErrorKinds:
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
-        self._seen: list[tuple[int, Ordinals, npt.NDArray[np.int64], list[str]]] = []
+        self._seen: list[tuple[int, Ordinals, npt.NDArray[np.int64]]] = []
 
     def see(self, part: Part, table: pa.Table) -> None:
         """Rows of a part, with their errors."""
@@ -53,9 +52,7 @@ class ErrorKinds:
         numbers = np.empty(failed.num_rows, dtype=np.int64)
         for place, sentence in enumerate(failed["error"].to_pylist()):
             numbers[place] = self._numbers.setdefault(kind_of(sentence), len(self._numbers))
-        _, firsts = np.unique(numbers, return_index=True)
-        examples = failed["error"].take(firsts).to_pylist()
-        self._seen.append((part.number, failed["ordinal"].to_numpy(), numbers, examples))
+        self._seen.append((part.number, failed["ordinal"].to_numpy(), numbers))
 
     def counted(self, winner: npt.NDArray[np.int32]) -> list[ErrorKind]:
         """The kinds of the results that count, the most frequent first.
@@ -64,17 +61,13 @@ class ErrorKinds:
             winner: by row, the part whose result counts
         """
         rows = np.zeros(len(self._numbers), dtype=np.int64)
-        first: dict[int, tuple[int, str]] = {}
-        for part, ordinals, numbers, examples in self._seen:
+        first = np.full(len(self._numbers), np.iinfo(np.int64).max)
+        for part, ordinals, numbers in self._seen:
             counts = winner[ordinals] == part
             rows += np.bincount(numbers[counts], minlength=len(rows))
-            found = np.unique(numbers)
-            for number, example in zip(found.tolist(), examples, strict=True):
-                of_kind = ordinals[counts & (numbers == number)]
-                if len(of_kind) and of_kind[0] < first.get(number, (np.inf, ""))[0]:
-                    first[number] = (int(of_kind[0]), example)
+            np.minimum.at(first, numbers[counts], ordinals[counts])
         kinds = [
-            ErrorKind(text, int(rows[number]), *first[number])
+            ErrorKind(text, int(rows[number]), int(first[number]))
             for text, number in self._numbers.items()
             if rows[number]
         ]

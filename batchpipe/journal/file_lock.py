@@ -99,23 +99,33 @@ def file_holder(folder: LocalFolder) -> Holder | None:
 
 
 def _locked(path: str) -> int | None:
-    """A descriptor of the file with the lock on it; None where another holds it."""
+    """A descriptor of the file with the lock on it; None where another was faster."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except FileNotFoundError:  # a process in which no run began took the directory away
-        return None
+        descriptor, is_new = _opened(path)
+    except (FileNotFoundError, FileExistsError):
+        return None  # the directory was just taken away, or the file just made
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is(path, descriptor):
+            return descriptor
+        os.close(descriptor)  # its last holder has removed it meanwhile
     except OSError as error:
         os.close(descriptor)
         if isinstance(error, BlockingIOError):
             return None
+        if is_new:  # an empty file would be taken for a lease
+            os.unlink(path)
         error.filename = path
         raise
-    if _is(path, descriptor):
-        return descriptor
-    os.close(descriptor)  # its last holder has removed it meanwhile
     return None
+
+
+def _opened(path: str) -> tuple[int, bool]:
+    """A descriptor, and whether the file was made for it."""
+    try:
+        return os.open(path, os.O_RDWR), False
+    except FileNotFoundError:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
 
 
 def _is(path: str, descriptor: int) -> bool:

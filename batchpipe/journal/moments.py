@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
 
-# A commit puts its file, then the manifest that names it, then removes what is named no more.
-COMMITS = ("creation", "flush", "compaction", "repair", "finish", "recovery")
-POINTS = ("before its file", "before its manifest", "after its manifest", "after a removal")
+# A commit puts its file, if it has one, then the manifest, then removes what that names no more.
 MOMENTS = (
-    *(f"{commit}: {point}" for commit, point in product(COMMITS, POINTS)),
+    "creation: before its manifest",
+    "creation: after its manifest",
+    "flush: before its file",
+    "flush: before its manifest",
+    "flush: after its manifest",
+    "flush: after a removal",
+    "compaction: before its file",
+    "compaction: before its manifest",
+    "compaction: after its manifest",
+    "compaction: after a removal",
+    "repair: before its file",
+    "repair: before its manifest",
+    "repair: after its manifest",
+    "repair: after a removal",
+    "finish: before its file",
+    "finish: before its manifest",
+    "finish: after its manifest",
+    "recovery: before its manifest",
+    "recovery: after its manifest",
+    "recovery: after a removal",
     "sweep: before a removal",
+    "discard: before its manifest",
     "discard: before a removal",
     "discard: before the manifest goes",
     "discard: after the manifest went",

@@ -11,10 +11,10 @@ import torch
 
 from batchpipe.config import JobOptions
 from batchpipe.engine.engine import Engine
-from batchpipe.engine.faults import is_out_of_memory
+from batchpipe.engine.faults import first_line, is_device_lost, is_out_of_memory
 from batchpipe.engine.model import Decoder, bind, load_model
 from batchpipe.engine.self_check import check_attention
-from batchpipe.errors import ConfigError
+from batchpipe.errors import ConfigError, DeviceLost
 from batchpipe.journal.journal import Journal
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.plan import Plan
@@ -22,6 +22,7 @@ from batchpipe.planner.plan_file import packed_plan
 from batchpipe.planner.planning import Setting, pace_of
 from batchpipe.planner.replan import Replanner
 from batchpipe.planner.schedule.token_batcher import Counts
+from batchpipe.run.answering import TOO_MANY_ERRORS, Answering, Limits
 from batchpipe.run.answers import Answers, failed_results
 from batchpipe.run.expected_time import expected_seconds
 from batchpipe.run.history import save_history
@@ -29,19 +30,7 @@ from batchpipe.run.kv_memory import blocks_for_all, blocks_in, free_bytes
 from batchpipe.run.language import Language
 from batchpipe.run.plan_job import Target, alone_blocks, plan_facts, plan_job
 from batchpipe.run.prepare import Job
-from batchpipe.run.progress import Progress
-from batchpipe.run.stop import StopSignals
-
-BUDGET = "the budget"
-TOO_MANY_ERRORS = "--max-errors"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What ends a run before all is answered."""
-
-    ends_at: float | None = None  # by `time.monotonic`: the budget is spent
-    failed_rows: int | None = None  # more of them are too many
+from batchpipe.run.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +38,11 @@ class Executed:
     """What one session of a run did."""
 
     policy: str
+    work: Work  # with that of earlier sessions
     counts: Counts = field(default_factory=Counts)
     uncached_tokens: int = 0  # prompt tokens of its results that are not counted as cached
     kv_tokens: int = 0
-    load_seconds: float = 0.0
-    run_seconds: float = 0.0
     expected_seconds: float = 0.0  # by the machine's profile
-    memory_shortages: int = 0  # steps that were out of memory and ran in pieces
     most_tokens: int | None = None  # of a forward pass since the last shortage
     stopped_by: str | None = None  # a signal's name, or what was spent
 
@@ -71,12 +58,16 @@ def execute(
     device: torch.device,
     dtype: str,
     limits: Limits,
+    work: Work,
 ) -> Executed:
-    """Every prompt of the plan is answered in the journal, or as many as a stop allowed."""
+    """Every prompt of the plan is answered in the journal, or as many as a stop allowed.
+
+    ``work`` is what the run has cost before.
+    """
     if not len(plan.prompts):
-        return Executed(plan.policy)
-    if _too_many_failed(journal, limits):
-        return Executed(plan.policy, stopped_by=TOO_MANY_ERRORS)
+        return Executed(plan.policy, work)
+    if limits.are_passed_by(journal):
+        return Executed(plan.policy, work, stopped_by=TOO_MANY_ERRORS)
     started = time.perf_counter()
     model = _loaded(language, options, device, dtype)
     if target.kv_blocks is None:
@@ -90,7 +81,7 @@ def execute(
     decoder, setting = _bound(model, language, plan, setting, options)
     expected = expected_seconds(plan, setting)
     _announce(expected, limits)
-    loaded = time.perf_counter()
+    work += Work(load_seconds=time.perf_counter() - started)
     replanner = Replanner(plan, setting)
     plan = replanner.plan
     journal.folder.put("plan.parquet", packed_plan(plan, plan_facts(plan, setting, options)))
@@ -104,20 +95,19 @@ def execute(
         seed=options.seed,
         tokenizer=language.tokenizer,
     )
-    answering = _Answering(engine, Answers(job, plan, language), replanner, journal, limits)
+    answers = Answers(job, plan, language)
+    answering = Answering(engine, answers, replanner, journal, limits, work)
     stopped_by = answering.run()
     lengths = engine.batcher.lengths
     learnt = {key: lengths.finished(group) for group, key in enumerate(plan.group_keys)}
     save_history(options.model, options.template, learnt)
     return Executed(
         policy=plan.policy,
+        work=answering.work(),
         counts=engine.counts,
         uncached_tokens=answering.uncached_tokens,
         kv_tokens=setting.kv_blocks * BLOCK_TOKENS,
-        load_seconds=loaded - started,
-        run_seconds=time.perf_counter() - loaded,
         expected_seconds=expected,
-        memory_shortages=engine.memory_shortages,
         most_tokens=engine.most_tokens,
         stopped_by=stopped_by,
     )
@@ -128,6 +118,7 @@ def _loaded(language: Language, options: JobOptions, device: torch.device, dtype
 
     Raises:
         ConfigError: the device has no room for it
+        DeviceLost: the device fails for good
     """
     try:
         model = load_model(
@@ -140,6 +131,8 @@ def _loaded(language: Language, options: JobOptions, device: torch.device, dtype
         )
         check_attention(model, language.shape, options.model)
     except (RuntimeError, MemoryError) as error:
+        if is_device_lost(error):
+            raise DeviceLost(f"device {device} is lost ({first_line(error)})") from error
         if not is_out_of_memory(error):
             raise
         weights = language.shape.weight_bytes(dtype)
@@ -186,62 +179,3 @@ def _announce(expected: float, limits: Limits) -> None:
         f"{expected / 3600:.2g}: it will stop early, resumably",
         file=sys.stderr,
     )
-
-
-def _too_many_failed(journal: Journal, limits: Limits) -> bool:
-    return limits.failed_rows is not None and journal.counts.failed > limits.failed_rows
-
-
-class _Answering:
-    """Steps through the plan until everything is answered or something asks to stop."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        answers: Answers,
-        replanner: Replanner,
-        journal: Journal,
-        limits: Limits,
-    ) -> None:
-        self.uncached_tokens = 0
-        self._engine, self._answers, self._replanner = engine, answers, replanner
-        self._journal, self._limits = journal, limits
-        self._progress = Progress(journal.rows, journal.counts.finished)
-        self._prompt_tokens = 0
-
-    def run(self) -> str | None:
-        """Returns what asked to stop. What is finished is on disk, also after an exception."""
-        with StopSignals() as stop:
-            try:
-                for finished in self._engine.steps():
-                    for answer in finished:
-                        self._replanner.answered(answer.index)
-                    self._replanner.between_steps(self._engine.batcher)
-                    results = self._answers.results(finished)
-                    self._journal.add(results)
-                    for result in results:
-                        self._prompt_tokens += result.prompt_tokens
-                        self.uncached_tokens += result.prompt_tokens - result.cached_tokens
-                    self._tell()
-                    if stop.received is not None:
-                        return stop.received.name
-                    if _too_many_failed(self._journal, self._limits):
-                        return TOO_MANY_ERRORS
-                    if self._is_spent():
-                        return BUDGET
-            finally:
-                self._progress.close()
-                self._journal.flush()
-        return None
-
-    def _is_spent(self) -> bool:
-        ends_at = self._limits.ends_at
-        return ends_at is not None and time.monotonic() >= ends_at
-
-    def _tell(self) -> None:
-        counts = self._engine.counts
-        self._progress.update(
-            self._journal.counts.finished,
-            self._prompt_tokens + counts.completion_tokens,
-            max(0.0, 1 - counts.computed_prompt_tokens / max(1, self._prompt_tokens)),
-        )

@@ -18,6 +18,7 @@ from batchpipe.rows.output_path import check_output, output_exists
 from batchpipe.rows.parameters import check_overrides
 from batchpipe.rows.results import write_results
 from batchpipe.rows.template import Template
+from batchpipe.run.answering import TOO_MANY_ERRORS, Limits
 from batchpipe.run.answers import failed_results
 from batchpipe.run.begin import (
     OF_THE_INPUT,
@@ -29,11 +30,12 @@ from batchpipe.run.begin import (
     make_ready,
     real_path,
 )
-from batchpipe.run.execute import TOO_MANY_ERRORS, Executed, Limits, execute
+from batchpipe.run.execute import Executed, execute
 from batchpipe.run.fingerprint import check_unchanged, settings_fingerprint
 from batchpipe.run.language import load_config
 from batchpipe.run.summary import Summary
 from batchpipe.run.tally import Tally
+from batchpipe.run.work import Work
 
 
 def run(options: JobOptions, run_options: RunOptions) -> Summary:
@@ -82,9 +84,11 @@ def _run(options: JobOptions, run_options: RunOptions, retry: RetryOptions | Non
     with hold(folder) as lock:
         begun = begin(ready, folder, lock, options, run_options, retry)
         journal = begun.journal
+        if retry is not None and journal.summary is not None:  # there is nothing to repair
+            return _again(Summary(**journal.summary), run_options)
         journal.add(failed_results(begun.job.faults))
         journal.flush()
-        plan_seconds = time.perf_counter() - started
+        before = Work.of(journal.manifest.facts)
         executed = execute(
             begun.job,
             begun.plan,
@@ -95,6 +99,7 @@ def _run(options: JobOptions, run_options: RunOptions, retry: RetryOptions | Non
             device=ready.device,
             dtype=ready.dtype,
             limits=_limits(journal, run_options, None if budget is None else began + budget * 3600),
+            work=before + Work(plan_seconds=time.perf_counter() - started),
         )
         if executed.stopped_by is not None:
             raise _stopped(executed.stopped_by, journal)
@@ -107,7 +112,8 @@ def _run(options: JobOptions, run_options: RunOptions, retry: RetryOptions | Non
             with_token_ids=run_options.with_token_ids,
             several=journal.several,
         )
-        summary = _summary(ready, begun, executed, tally, options, run_options, plan_seconds)
+        expected = before.run_seconds + executed.expected_seconds
+        summary = _summary(ready, begun, executed, tally, options, run_options, expected)
         journal.finish(summary.as_json())
         return summary
 
@@ -145,6 +151,11 @@ def _finished(folder: Folder, options: JobOptions, run_options: RunOptions) -> S
     settings = settings_fingerprint(options, template, config, dtype)
     if settings != {n: part for n, part in known.fingerprint.items() if n not in OF_THE_INPUT}:
         return None
+    return _again(summary, run_options)
+
+
+def _again(summary: Summary, run_options: RunOptions) -> Summary:
+    """The summary of a run that is complete, and the exit code by what is tolerated now."""
     return replace(summary, exit_code=_exit_code(summary.failed, summary.rows, run_options))
 
 
@@ -176,9 +187,9 @@ def _summary(
     tally: Tally,
     options: JobOptions,
     run_options: RunOptions,
-    plan_seconds: float,
+    expected_seconds: float,
 ) -> Summary:
-    counts, journal = executed.counts, begun.journal
+    counts, work, journal = executed.counts, executed.work, begun.journal
     facts = journal.manifest.facts
     failed = max(0, tally.rows - tally.succeeded - facts["skipped"])
     # What earlier sessions computed is known by row only, what this one did to the token.
@@ -194,16 +205,16 @@ def _summary(
         reused_prompt_tokens=tally.prompt_tokens - computed,
         shareable_prompt_tokens=facts["shareable_prompt_tokens"],
         completion_tokens=tally.completion_tokens,
-        steps=counts.steps,
+        steps=work.steps,
         peak_kv_tokens=counts.peak_kv_tokens,
         kv_tokens=executed.kv_tokens,
-        preemptions=counts.preemptions,
-        memory_shortages=executed.memory_shortages,
+        preemptions=work.preemptions,
+        memory_shortages=work.memory_shortages,
         most_tokens=executed.most_tokens,
-        plan_seconds=round(plan_seconds, 3),
-        load_seconds=round(executed.load_seconds, 3),
-        run_seconds=round(executed.run_seconds, 3),
-        expected_seconds=round(executed.expected_seconds, 3),
+        plan_seconds=round(work.plan_seconds, 3),
+        load_seconds=round(work.load_seconds, 3),
+        run_seconds=round(work.run_seconds, 3),
+        expected_seconds=round(expected_seconds, 3),
         order=options.order,
         policy=executed.policy,
         dtype=ready.dtype,

@@ -22,7 +22,7 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
 from batchpipe.cli import main
-from batchpipe.journal import journal, moments
+from batchpipe.journal import compaction, journal, moments
 from batchpipe.rows.results import Result
 
 LOOK_SECONDS = 0.002
@@ -45,6 +45,7 @@ def session(
     kill_after: float | None = None,
     kill_at: tuple[str, int] | None = None,
     flush_seconds: float = 0.1,
+    merged_parts: int = compaction.MERGED_PARTS,
     before: Callable[[], None] | None = None,
 ) -> Session:
     """The command runs in a process of its own to its end or until it is killed.
@@ -54,6 +55,7 @@ def session(
         kill_after: seconds
         kill_at: the name of a moment and how often it must have come
         flush_seconds: between two commits of the journal
+        merged_parts: that become one
         before: called in the process before the command
     """
     for name in ("answered", "moments"):
@@ -61,7 +63,9 @@ def session(
     began = time.monotonic()
     child = os.fork()
     if not child:
-        _be_the_run([str(each) for each in arguments], scratch, kill_at, flush_seconds, before)
+        _be_the_run(
+            [str(each) for each in arguments], scratch, kill_at, flush_seconds, merged_parts, before
+        )
     status = _wait(child, None if kill_after is None else began + kill_after)
     return Session(
         code=os.waitstatus_to_exitcode(status),
@@ -100,6 +104,7 @@ def _be_the_run(
     scratch: Path,
     kill_at: tuple[str, int] | None,
     flush_seconds: float,
+    merged_parts: int,
     before: Callable[[], None] | None,
 ) -> None:
     """Never returns."""
@@ -110,6 +115,7 @@ def _be_the_run(
         os.dup2(said, 2)
         torch.set_num_threads(1)
         journal.FLUSH_SECONDS = flush_seconds
+        compaction.MERGED_PARTS = merged_parts
         _tell_answers(scratch / "answered")
         _tell_moments(scratch / "moments", kill_at)
         if before is not None:

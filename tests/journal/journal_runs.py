@@ -99,7 +99,7 @@ def results_of(journal: Journal) -> list[Result]:
         for row in table.to_pylist():
             for name in ("outputs", "output_token_ids"):
                 row[name] = None if row[name] is None else tuple(row[name])
-            found.append(Result(**row))
+            found.append(Result(len(found), **row))
     return found
 
 

@@ -39,7 +39,7 @@ def test_a_disk_full_while_out_is_written(tmp_path: Path, model: Path, out: str)
         must_say(run(job, model, out), out)
     assert files_in(tmp_path) - {"model"} == {"job.jsonl", f"{out}.run"}
     ran = run(job, model, out)
-    assert (ran.code, ran.summary["steps"], ran.summary["succeeded"]) == (0, 0, 18)
+    assert (ran.code, ran.summary["kv_tokens"], ran.summary["succeeded"]) == (0, 0, 18)
     assert len(read(tmp_path / out)) == 18
 
 

@@ -86,7 +86,7 @@ def test_a_part_that_is_damaged_is_named_and_computed_again(
     assert ran.code == 0
     assert f"{run_dir}: parts/{part.name}" in ran.err
     assert f"{ROWS} rows" in ran.err
-    assert ran.summary["steps"] > 0
+    assert ran.summary["kv_tokens"] > 0
     assert read(out) == rows
 
 
@@ -121,7 +121,7 @@ def test_an_input_that_changes_under_a_run_is_told_and_nothing_is_lost(
     assert "restore it and run the same command again" in ran.sentence
     job.write_text(text)
     again = call(*command(job, model))
-    assert (again.code, again.summary["steps"]) == (0, 0)
+    assert (again.code, again.summary["kv_tokens"]) == (0, 0)
 
 
 def test_memory_that_is_short_makes_steps_smaller_and_is_told(
@@ -217,7 +217,7 @@ def test_a_touched_input_is_the_same_and_a_shorter_one_is_refused(
     call(*command(job, model))
     os.utime(job)  # touched, with the same rows in it
     ran = call(*command(job, model))
-    assert (ran.code, ran.summary["steps"]) == (0, 0)
+    assert (ran.code, ran.summary["kv_tokens"]) == (0, 0)
     job.write_text("".join(job.read_text().splitlines(keepends=True)[:-1]))
     refused = call(*command(job, model))
     assert refused.code == 2

@@ -103,10 +103,10 @@ def test_a_finished_run_writes_out_again_from_its_directory(job: Path, model: Pa
     rows = read(out)
     out.unlink()
     ran = run(job, model, out, *run_dir)
-    assert (ran.code, ran.summary["steps"]) == (0, 0)
+    assert (ran.code, ran.summary["kv_tokens"]) == (0, 0)
     assert read(out) == rows
     as_parquet = job.parent / "answers.parquet"
-    assert run(job, model, as_parquet, *run_dir).summary["steps"] == 0
+    assert run(job, model, as_parquet, *run_dir).summary["kv_tokens"] == 0
     assert [row["output"] for row in read(as_parquet)] == [row["output"] for row in rows]
 
 
@@ -114,7 +114,7 @@ def test_token_ids_can_be_asked_for_afterwards(job: Path, model: Path) -> None:
     out = job.parent / "answers.jsonl"
     run(job, model, out)
     ran = run(job, model, out, "--with-token-ids")
-    assert (ran.code, ran.summary["steps"]) == (0, 0)
+    assert (ran.code, ran.summary["kv_tokens"]) == (0, 0)
     assert all(len(row["output_token_ids"]) == 2 for row in read(out))
 
 

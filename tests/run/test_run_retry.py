@@ -92,7 +92,7 @@ def test_bad_rows_stay_bad_and_good_ones_are_not_computed(
     out, run_dir, before = finished
     ran = retry(run_dir, "--status", "error,invalid_output")
     assert "1 rows of 12 are asked once more" in ran.err
-    assert (ran.code, ran.summary["steps"]) == (3, 0)
+    assert (ran.code, ran.summary["kv_tokens"]) == (3, 0)
     assert read(out) == before
 
 

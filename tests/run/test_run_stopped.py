@@ -80,7 +80,7 @@ def test_a_stopped_run_goes_on_to_the_same_results(
     ordinals = [row["ordinal"] for part in sorted(run_dir.glob("parts/*")) for row in read(part)]
     assert sorted(ordinals) == list(range(ROWS))  # none computed twice
     assert all(read(run_dir / "parts" / name) == rows for name, rows in parts.items())
-    assert 0 < again.summary["steps"] < whole.summary["steps"]
+    assert again.summary["steps"] > 0  # of both sessions
     same = ("rows", "succeeded", "failed", "duplicates", "prompt_tokens", "completion_tokens")
     for name in (*same, "shareable_prompt_tokens"):
         assert again.summary[name] == whole.summary[name], name

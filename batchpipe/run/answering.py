@@ -1,0 +1,103 @@
+"""The running engine: what it answers goes to the journal, until all is done or a stop comes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from batchpipe.engine.engine import Engine
+from batchpipe.journal.journal import Journal
+from batchpipe.planner.replan import Replanner
+from batchpipe.rows.results import Result
+from batchpipe.run.answers import Answers
+from batchpipe.run.progress import Progress
+from batchpipe.run.stop import StopSignals
+from batchpipe.run.work import Work
+
+BUDGET = "the budget"
+TOO_MANY_ERRORS = "--max-errors"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What ends a run before all is answered."""
+
+    ends_at: float | None = None  # by `time.monotonic`: the budget is spent
+    failed_rows: int | None = None  # more of them are too many
+
+    def are_passed_by(self, journal: Journal) -> bool:
+        """True where too many rows failed."""
+        return self.failed_rows is not None and journal.counts.failed > self.failed_rows
+
+
+class Answering:
+    """Steps through the plan until everything is answered or something asks to stop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        answers: Answers,
+        replanner: Replanner,
+        journal: Journal,
+        limits: Limits,
+        work: Work,
+    ) -> None:
+        self.uncached_tokens = 0
+        self._before, self._started = work, time.perf_counter()
+        self._engine, self._answers, self._replanner = engine, answers, replanner
+        self._journal, self._limits = journal, limits
+        self._progress = Progress(journal.rows, journal.counts.finished)
+        self._prompt_tokens = 0
+
+    def run(self) -> str | None:
+        """Returns what asked to stop. What is finished is on disk, also after an exception."""
+        with StopSignals() as stop:
+            try:
+                for finished in self._engine.steps():
+                    for answer in finished:
+                        self._replanner.answered(answer.index)
+                    self._replanner.between_steps(self._engine.batcher)
+                    results = self._answers.results(finished)
+                    if results:
+                        self._record(results)
+                    self._tell()
+                    if stop.received is not None:
+                        return stop.received.name
+                    if self._limits.are_passed_by(self._journal):
+                        return TOO_MANY_ERRORS
+                    if self._is_spent():
+                        return BUDGET
+            finally:
+                self._progress.close()
+                self._journal.flush()
+        return None
+
+    def work(self) -> Work:
+        """What the run has cost up to now."""
+        counts = self._engine.counts
+        return self._before + Work(
+            steps=counts.steps,
+            preemptions=counts.preemptions,
+            memory_shortages=self._engine.memory_shortages,
+            run_seconds=time.perf_counter() - self._started,
+        )
+
+    def _record(self, results: list[Result]) -> None:
+        """The results are in the journal, and what they cost goes with their commit."""
+        self._journal.record(facts=self.work().in_facts(self._journal.manifest.facts))
+        self._journal.add(results)
+        for result in results:
+            self._prompt_tokens += result.prompt_tokens
+            self.uncached_tokens += result.prompt_tokens - result.cached_tokens
+
+    def _is_spent(self) -> bool:
+        ends_at = self._limits.ends_at
+        return ends_at is not None and time.monotonic() >= ends_at
+
+    def _tell(self) -> None:
+        counts = self._engine.counts
+        self._progress.update(
+            self._journal.counts.finished,
+            self._prompt_tokens + counts.completion_tokens,
+            max(0.0, 1 - counts.computed_prompt_tokens / max(1, self._prompt_tokens)),
+        )
