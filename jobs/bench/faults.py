@@ -1,8 +1,10 @@
-"""Nothing is lost: runs killed at random and at every commit, and a run of a million rows.
+"""Nothing is lost: runs killed at random and at every commit, a run of a million rows, and one
+that is larger than memory.
 
     python jobs/bench/faults.py kills --kills 200
     python jobs/bench/faults.py moments
     python jobs/bench/faults.py million
+    python jobs/bench/faults.py large
 
 `kills` and `moments` run the shipped demo model over its tickets, with duplicates, sampled rows and
 rows that cannot run among them, and compare each resumed run with one that nobody disturbed.
@@ -20,10 +22,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from killing import Session, committed, session
@@ -239,7 +243,8 @@ def million(rows: int, lines: bool, record: bool) -> None:
         command = ["run", job, "-m", MODEL_DIR, "-o", out, "--max-tokens", 8]
         command += ["--kv-memory", "2GB", "--step-tokens", 8192]
         began = time.monotonic()
-        ran = session(command, folder, flush_seconds=5.0, before=lambda: use_stub(figures))
+        stub = partial(use_stub, figures)
+        ran = session(command, folder, flush_seconds=5.0, before=stub)
         assert ran.code == 0, (folder / "said").read_text()[-2000:]
         wall_seconds = time.monotonic() - began
         peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -268,6 +273,56 @@ def million(rows: int, lines: bool, record: bool) -> None:
     small = peak_bytes - token_bytes < MAX_PEAK_BYTES
     fast = told["journal_seconds"] < MAX_JOURNAL_SHARE * wall_seconds
     sys.exit(0 if complete and small and fast else 1)
+
+
+@commands.command()
+@click.option("--rows", default=60_000, show_default=True)
+@click.option("--record/--no-record", default=False)
+def large(rows: int, record: bool) -> None:
+    """A job with several times the text that its process ever holds; the stub answers."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        job, out = write_documents(folder / "job.parquet", rows), folder / "out.parquet"
+        command = ["run", job, "-m", MODEL_DIR, "-o", out, "--max-tokens", 2]
+        command += ["--kv-memory", "1GB", "--step-tokens", 8192]
+        stub = partial(use_stub, folder / "figures.json")
+        ran = session(command, folder, flush_seconds=5.0, before=stub)
+        assert ran.code == 0, (folder / "said").read_text()[-2000:]
+        summary = json.loads((Path(f"{out}.run") / "summary.json").read_text())
+        table = pq.ParquetFile(job).metadata
+        groups = map(table.row_group, range(table.num_row_groups))
+        text_bytes = sum(group.total_byte_size for group in groups)
+        complete = rows_in(out) == rows == summary["succeeded"]
+    figure = {
+        "rows": rows,
+        "complete": complete,
+        "text and ids MB": text_bytes >> 20,
+        "tokens MB": 4 * summary["prompt_tokens"] >> 20,
+        "anonymous memory MB": ran.peak_anonymous_bytes >> 20,
+        "wall s": round(ran.seconds, 1),
+    }
+    click.echo(as_table([figure]))
+    if record:
+        append_results(RESULTS, {"kind": "larger than memory"}, [figure])
+    sys.exit(0 if complete and 2 * ran.peak_anonymous_bytes < text_bytes else 1)
+
+
+def write_documents(path: Path, rows: int) -> Path:
+    """Questions of token ids on one of 20 documents, beside letters that only pass through."""
+    draw = np.random.default_rng(1)
+    documents = draw.integers(300, 1_000, (20, 1_900), dtype=np.int32)
+    kinds = [("prompt_token_ids", pa.list_(pa.int32())), ("letter", pa.large_string())]
+    with pq.ParquetWriter(path, pa.schema(kinds)) as writer:
+        for first in range(0, rows, 1000):
+            some = range(first, min(rows, first + 1000))
+            questions = draw.integers(300, 1_000, (len(some), 20), dtype=np.int32)
+            ids = [np.append(documents[row % 20], questions[row - first]) for row in some]
+            letters = [draw.bytes(20_000).hex() for _ in some]
+            arrays = [
+                pa.array(each, kind) for each, (_, kind) in zip((ids, letters), kinds, strict=True)
+            ]
+            writer.write_table(pa.Table.from_arrays(arrays, names=[name for name, _ in kinds]))
+    return path
 
 
 def write_many(path: Path, rows: int) -> Path:

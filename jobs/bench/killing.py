@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -36,6 +39,7 @@ class Session:
     answered: tuple[int, ...]  # ordinals, one as often as it was answered
     moments: tuple[str, ...]  # that it came past, in order
     seconds: float
+    peak_anonymous_bytes: int  # memory that no file stands behind, as seen every 40 ms
 
 
 def session(
@@ -66,12 +70,13 @@ def session(
         _be_the_run(
             [str(each) for each in arguments], scratch, kill_at, flush_seconds, merged_parts, before
         )
-    status = _wait(child, None if kill_after is None else began + kill_after)
+    status, peak_bytes = _wait(child, None if kill_after is None else began + kill_after)
     return Session(
         code=os.waitstatus_to_exitcode(status),
         answered=tuple(map(int, (scratch / "answered").read_text().split())),
         moments=tuple((scratch / "moments").read_text().split("\n")[:-1]),
         seconds=time.monotonic() - began,
+        peak_anonymous_bytes=peak_bytes,
     )
 
 
@@ -87,16 +92,28 @@ def committed(run_dir: Path) -> set[int]:
     return rows
 
 
-def _wait(child: int, until: float | None) -> int:
-    """The child's status once it has ended, by itself or killed."""
-    while True:
+def _wait(child: int, until: float | None) -> tuple[int, int]:
+    """The child's status once it has ended, by itself or killed, and its most anonymous memory."""
+    peak_bytes = 0
+    for look in count():
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return status
+            return status, peak_bytes
         if until is not None and time.monotonic() >= until:
             os.kill(child, signal.SIGKILL)
-            return os.waitpid(child, 0)[1]
+            return os.waitpid(child, 0)[1], peak_bytes
+        if look % 20 == 0:
+            peak_bytes = max(peak_bytes, _anonymous_bytes(child))
         time.sleep(LOOK_SECONDS)
+    raise AssertionError
+
+
+def _anonymous_bytes(process: int) -> int:
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        name, _, amount = line.partition(":")
+        if name == "RssAnon":
+            return int(amount.split()[0]) * 1024
+    return 0  # it has ended and is not waited for yet
 
 
 def _be_the_run(
@@ -123,7 +140,11 @@ def _be_the_run(
         main(arguments)
     except SystemExit as ended:
         code = int(ended.code or 0)
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 
