@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from batchpipe.errors import StoppedEarly
 from batchpipe.journal.commit import commit
 from batchpipe.journal.compaction import mergeable, merged
-from batchpipe.journal.discard import clear, discard
+from batchpipe.journal.current import current_results
 from batchpipe.journal.folder import Folder
 from batchpipe.journal.input_order import in_input_order
 from batchpipe.journal.lock import Lock
@@ -29,18 +28,14 @@ from batchpipe.journal.manifest import (
 )
 from batchpipe.journal.part_file import (
     DamagedFile,
-    batches,
-    fetched,
     packed_part,
     packed_table,
     table_of,
 )
 from batchpipe.journal.recovery import recover, sentences, sweep
 from batchpipe.journal.row_states import Ordinals, RowStates
-from batchpipe.journal.summary_file import packed_summary, read_summary, summary_of
+from batchpipe.journal.summary_file import packed_summary, summary_of
 from batchpipe.rows.results import COLUMNS, Result
-
-__all__ = ["Counts", "Journal", "discard", "read_summary"]
 
 FLUSH_ROWS = 5000
 FLUSH_BYTES = 32 << 20  # of text and token ids
@@ -88,7 +83,8 @@ class Journal:
         assert not manifest.repairs
         journal = cls(folder, manifest, lock, RowStates(manifest.rows or 0))
         journal._commit("creation")
-        clear(folder, manifest)
+        sweep(folder, manifest)
+        folder.remove("plan.parquet")  # each session writes it anew
         return journal
 
     @classmethod
@@ -209,7 +205,8 @@ class Journal:
             StoppedEarly: a part was damaged since it was read or written last
         """
         self.flush()
-        for table in in_input_order(self._current(), self.rows):
+        current = current_results(self.folder, self._manifest.parts, self._states.winner)
+        for table in in_input_order(current, self.rows):
             # Parquet gives other names to the items of lists.
             yield table.select(RESULT_SCHEMA.names).cast(RESULT_SCHEMA)
 
@@ -256,21 +253,6 @@ class Journal:
         numbers = np.array([source.number for source in sources], dtype=np.int32)
         self._states.move(table["ordinal"].to_numpy(), numbers, part.number)
         self._next_part += 1
-
-    def _current(self) -> Iterator[pa.Table]:
-        """The results that count, in any order."""
-        winner = self._states.winner
-        for part in self._manifest.parts:
-            try:
-                content = fetched(self.folder, part.name, part.digest)
-            except DamagedFile as error:
-                raise StoppedEarly(
-                    f"{self.folder.name}: {error.name} {error}; the same command computes its "
-                    f"rows again"
-                ) from error
-            for table in batches(content):
-                counts = winner[table["ordinal"].to_numpy()] == part.number
-                yield table if counts.all() else table.filter(pa.array(counts))
 
 
 def _size_bytes(result: Result) -> int:

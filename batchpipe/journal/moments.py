@@ -27,10 +27,6 @@ MOMENTS = (
     "recovery: after its manifest",
     "recovery: after a removal",
     "sweep: before a removal",
-    "discard: before its manifest",
-    "discard: before a removal",
-    "discard: before the manifest goes",
-    "discard: after the manifest went",
 )
 
 hook: Callable[[str], None] | None = None  # called with the name of each moment

@@ -11,9 +11,10 @@ from batchpipe.config import JobOptions, RetryOptions, RunOptions, allowed_error
 from batchpipe.engine.model import choose_device, choose_dtype
 from batchpipe.errors import ConfigError, Interrupted, StoppedEarly
 from batchpipe.journal.folder import Folder, open_folder
-from batchpipe.journal.journal import Journal, read_summary
+from batchpipe.journal.journal import Journal
 from batchpipe.journal.lock import hold
 from batchpipe.journal.manifest import read_manifest
+from batchpipe.journal.summary_file import read_summary
 from batchpipe.rows.output_path import check_output, output_exists
 from batchpipe.rows.parameters import check_overrides
 from batchpipe.rows.results import write_results

@@ -11,8 +11,9 @@ from journal_runs import Unlocked, bad, check_files, create, good, new_manifest,
 
 from batchpipe.journal import journal as journal_module
 from batchpipe.journal.folder import Folder
-from batchpipe.journal.journal import Counts, Journal, discard, read_summary
+from batchpipe.journal.journal import Counts, Journal
 from batchpipe.journal.manifest import read_manifest
+from batchpipe.journal.summary_file import read_summary
 from batchpipe.rows.results import COLUMNS, Result
 
 
@@ -196,14 +197,12 @@ def test_a_new_run_takes_the_place_of_an_old_one(folder: Folder) -> None:
     check_files(folder)
 
 
-def test_a_discarded_run_leaves_what_no_run_writes(folder: Folder) -> None:
+def test_a_new_run_leaves_what_no_run_writes(folder: Folder) -> None:
     journal = create(folder, 4)
     journal.add(good(row) for row in range(4))
     journal.finish({})
     folder.put("note.txt", b"mine")
     folder.put("parts/mine.parquet", b"mine")
-    discard(folder)
-    assert read_manifest(folder) is None
-    assert [name for name in folder.names() if name[-1] != "/"] == ["note.txt"]
+    create(folder, 2)
+    assert [name for name in folder.names() if name[-1] != "/"] == ["manifest.json", "note.txt"]
     assert folder.names("parts") == ["mine.parquet"]
-    discard(folder)

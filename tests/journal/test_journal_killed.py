@@ -21,7 +21,6 @@ from journal_runs import Killed, bad, check_files, create, good, kill_at, reopen
 
 from batchpipe.journal import compaction, journal, moments
 from batchpipe.journal.folder import Folder, open_folder
-from batchpipe.journal.journal import discard
 from batchpipe.journal.lock import hold, holder
 from batchpipe.journal.manifest import read_manifest
 from batchpipe.rows.results import Result
@@ -177,7 +176,7 @@ def a_run(folder: Folder) -> None:
 
 
 def is_of_a_run(moment: str) -> bool:
-    return not moment.startswith(("recovery", "sweep", "discard"))
+    return not moment.startswith(("recovery", "sweep"))
 
 
 @pytest.mark.parametrize("moment", list(filter(is_of_a_run, moments.MOMENTS)))
@@ -217,20 +216,23 @@ def test_a_recovery_goes_on_from_every_moment(folder: Folder, moment: str) -> No
     check_files(folder)
 
 
-@pytest.mark.parametrize("moment", [name for name in moments.MOMENTS if "discard" in name])
+@pytest.mark.parametrize(
+    "moment",
+    ["creation: before its manifest", "creation: after its manifest", "sweep: before a removal"],
+)
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_run_killed_while_it_is_discarded_is_one_or_none(
+def test_a_run_killed_while_it_replaces_another_is_one_of_the_two(
     folder: Folder, moment: str, times: int
 ) -> None:
     a_run(folder)
     folder.put("note.txt", b"mine")
     kill_at(moment, times)
     with suppress(Killed):
-        discard(folder)
+        create(folder, 12)
     moments.hook = None
-    if read_manifest(folder) is not None:
-        done = reopen(folder).done()
-        assert done.all() or not done.any()
+    done = reopen(folder).done()
+    assert done.all() or not done.any()
+    create(folder, 12)
     a_run(folder)
     assert len(results_of(reopen(folder))) == 12
     assert folder.get("note.txt") == b"mine"

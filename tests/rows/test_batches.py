@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -173,10 +172,7 @@ def test_a_file_url_is_the_local_path(tmp_path: Path) -> None:
         ("abfs://box/jobs.parquet", r"pip install adlfs"),
     ],
 )
-def test_a_missing_storage_package_is_named_with_its_install_line(
-    url: str, line: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for package in ("s3fs", "adlfs"):
-        monkeypatch.setitem(sys.modules, package, None)
+@pytest.mark.usefixtures("no_storage_packages")
+def test_a_missing_storage_package_is_named_with_its_install_line(url: str, line: str) -> None:
     with pytest.raises(ConfigError, match=rf"cannot open {url}: .*{line}"):
         open_source(url)

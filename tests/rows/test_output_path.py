@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,10 +144,8 @@ def test_local_path(url: str, path: str | None) -> None:
     assert local_path(url) == path
 
 
-def test_a_storage_that_is_not_installed_is_named_before_the_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "s3fs", None)
+@pytest.mark.usefixtures("no_storage_packages")
+def test_a_storage_that_is_not_installed_is_named_before_the_run() -> None:
     with pytest.raises(ConfigError, match=r"s3://box/a.parquet: .*pip install 'batchpipe\[s3\]'"):
         check_output("s3://box/a.parquet", overwrite=False)
 

@@ -13,7 +13,8 @@ FAULTS = Path(__file__).parents[2] / "jobs" / "bench" / "faults.py"
 
 
 @pytest.mark.parametrize(
-    "arguments", [("kills", "--kills", "12", "--rows", "100"), ("moments", "--rows", "60", "--once")]
+    "arguments",
+    [("kills", "--kills", "12", "--rows", "100"), ("moments", "--rows", "60", "--once")],
 )
 def test_nothing_is_lost_doubled_or_computed_again(arguments: tuple[str, ...]) -> None:
     ran = subprocess.run(
