@@ -65,6 +65,15 @@ class RetryOptions:
     overrides: dict[str, Any] = field(default_factory=dict)  # sampling parameters
     max_errors: str | None = None
 
+    def __str__(self) -> str:
+        options = {
+            "--status": sorted(self.statuses),
+            "--finish-reason": sorted(self.finish_reasons),
+        }
+        chosen = [f"{name} {','.join(given)}" for name, given in options.items() if given]
+        settings = [f"--set {n}={json.dumps(self.overrides[n])}" for n in sorted(self.overrides)]
+        return " ".join([*chosen, *settings])
+
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:

@@ -182,12 +182,12 @@ class Journal:
         self._unwritten_bytes = 0
         self._compact()
 
-    def begin_repair(self, selected: Ordinals, overrides: dict[str, Any]) -> None:
+    def begin_repair(self, selected: Ordinals, overrides: dict[str, Any], asked: str = "") -> None:
         """The selected rows are to be answered once more; until then their old results stay."""
         self.flush()
         content = packed_table(pa.table({"ordinal": np.unique(selected)}))
         number = len(self._manifest.repairs) + 1
-        repair = Repair(number, len(np.unique(selected)), overrides, digest_of(content))
+        repair = Repair(number, len(np.unique(selected)), overrides, asked, digest_of(content))
         self._commit(
             "repair",
             {repair.name: content},

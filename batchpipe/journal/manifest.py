@@ -54,6 +54,7 @@ class Repair:
     number: int  # from 1
     rows: int  # how many it selected
     overrides: dict[str, Any]  # what is other for them; the journal does not look into it
+    asked: str  # for what, as people read it
     digest: str | None  # of its file; None where that is lost
 
     @property

@@ -28,7 +28,7 @@ class RepairStatus:
     number: int
     rows: int
     waiting: int  # rows that it selected last and that are not answered since
-    overrides: dict[str, Any]
+    asked: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def _repairs(manifest: Manifest, states: RowStates) -> list[RepairStatus]:
         states.required[~states.done()], minlength=len(manifest.repairs) + 1
     ).tolist()
     return [
-        RepairStatus(repair.number, repair.rows, waiting[repair.number], repair.overrides)
+        RepairStatus(repair.number, repair.rows, waiting[repair.number], repair.asked)
         for repair in manifest.repairs
     ]
 
@@ -156,7 +156,7 @@ def _lines(status: Status) -> list[tuple[str, str]]:
     reasons = [f"{count:,} {word}" for word, count in status.finish_reasons.items()]
     lines += _titled("finish reason", reasons)
     for repair in status.repairs:
-        text = f"{repair.rows:,} rows, {repair.waiting:,} waiting; {repair.overrides}"
+        text = f"{repair.rows:,} rows, {repair.waiting:,} of them to do: {repair.asked}"
         lines.append((f"repair {repair.number}", text))
     for kind in status.errors[:SHOWN_KINDS]:
         lines.append(("error", f"{kind.rows:,} rows, the first {kind.example}: {kind.error}"))

@@ -101,7 +101,7 @@ def begin(
         print(f"{folder.name}: {sentence}", file=sys.stderr)
     if retry is not None:
         _select(journal, retry)
-    repairs = ({}, *(repair.overrides["set"] for repair in journal.manifest.repairs))
+    repairs = ({}, *(repair.overrides for repair in journal.manifest.repairs))
     remaining = Remaining(~journal.done(), journal.required_repair(), repairs)
     job = prepare(
         options,
@@ -220,15 +220,10 @@ def _refuse_other(folder: Folder, known: Manifest, fingerprint: Mapping[str, Any
 
 def _select(journal: Journal, retry: RetryOptions) -> None:
     """The rows that `retry` asks for are to be computed once more."""
-    asked = {
-        "set": retry.overrides,
-        "status": sorted(retry.statuses),
-        "finish_reason": sorted(retry.finish_reasons),
-    }
     repairs = journal.manifest.repairs
-    if repairs and repairs[-1].overrides == asked and not journal.done().all():
+    if repairs and repairs[-1].asked == str(retry) and not journal.done().all():
         return  # it was stopped and goes on
     selected = journal.select(set(retry.statuses), set(retry.finish_reasons))
     if len(selected):
-        journal.begin_repair(selected, asked)
+        journal.begin_repair(selected, retry.overrides, str(retry))
     print(f"{len(selected):,} rows of {journal.rows:,} are asked once more", file=sys.stderr)

@@ -65,7 +65,7 @@ def test_a_run_under_way_names_its_writer(tmp_path: Path) -> None:
 def test_it_says_the_same_as_json_and_in_words(folder: Folder) -> None:
     journal = create(folder, 4)
     journal.add([good(0), *(Result.failed(row, f"prompt has {row}00 tokens") for row in (1, 2))])
-    journal.begin_repair(np.array([1]), {"set": {"max_tokens": 9}})
+    journal.begin_repair(np.array([1]), {"max_tokens": 9}, "--set max_tokens=9")
     told = describe(folder)
     assert json.loads(json.dumps(told.as_json())) == json.loads(json.dumps(asdict(told)))
     text = str(told)
@@ -74,7 +74,7 @@ def test_it_says_the_same_as_json_and_in_words(folder: Folder) -> None:
         "2 of 4 finished (50.0%), 1 failed",
         "1 success, 2 error",
         "2 rows, the first 1: prompt has … tokens",
-        "1 rows, 1 waiting; {'set': {'max_tokens': 9}}",
+        "1 rows, 1 of them to do: --set max_tokens=9",
     ):
         assert words in text, text
 
