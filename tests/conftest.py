@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,14 @@ settings.load_profile("unhurried")
 @pytest.fixture(autouse=True)
 def nothing_kept_between_runs(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Iterator[None]:
     """No test reads the machine profiles and answer lengths of this user, or writes there."""
     monkeypatch.setenv("BATCHPIPE_HOME", str(tmp_path_factory.mktemp("state")))
+    yield
+    memory = sys.modules.get("fsspec.implementations.memory")
+    if memory is not None:  # its files outlive every object that knows them
+        memory.MemoryFileSystem.store.clear()
+        memory.MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture(scope="session")
