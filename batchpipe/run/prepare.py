@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -98,7 +99,7 @@ def prepare(
     runnable: list[npt.NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
     request_ids: list[str] = []
     samplings: list[Sampling] = []
-    with TokenStore(spill_folder) as store:
+    with closing(TokenStore(spill_folder)) as store:
         for rows in source.batches():
             if digest is not None:
                 digest.update(rows)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import suppress
-from types import TracebackType
 from typing import IO
 
 import numpy as np
@@ -19,9 +18,7 @@ IN_MEMORY_BYTES = 256 << 20
 
 
 class TokenStore:
-    """Takes prompts piece by piece and gives them back as one; used in a ``with`` statement.
-
-    What it gave back stays when the statement ends.
+    """Takes prompts piece by piece and gives them back as one.
 
     Args:
         folder: where the file lies once it is needed; None for the system's temporary directory
@@ -33,19 +30,6 @@ class TokenStore:
         self._pieces_bytes = 0
         self._file: IO[bytes] | None = None
         self._lengths: list[npt.NDArray[np.int64]] = []
-
-    def __enter__(self) -> TokenStore:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._file is not None:
-            with suppress(OSError):  # on a full disk; what is written was flushed
-                self._file.close()
 
     def append(self, prompts: Prompts) -> None:
         """These prompts stand behind those before.
@@ -65,6 +49,12 @@ class TokenStore:
         lengths = np.concatenate(self._lengths) if self._lengths else np.zeros(0, dtype=np.int64)
         ends = np.cumsum(lengths)
         return Prompts(self._token_ids(), ends - lengths, ends)
+
+    def close(self) -> None:
+        """No more prompts come; what was given back stays."""
+        if self._file is not None:
+            with suppress(OSError):  # on a full disk; what is written was flushed
+                self._file.close()
 
     def _token_ids(self) -> TokenIds:
         if self._file is None:

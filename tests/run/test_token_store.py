@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ lists_of_prompts = st.lists(st.lists(st.lists(st.integers(0, 2**31 - 1), max_siz
 def test_prompts_come_back_in_order(pieces: list[list[list[int]]], in_memory_bytes: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_store, "IN_MEMORY_BYTES", in_memory_bytes)
-        with TokenStore() as store:
+        with closing(TokenStore()) as store:
             for piece in pieces:
                 store.append(Prompts.pack(piece))
             prompts = store.prompts()
@@ -31,7 +32,7 @@ def test_prompts_come_back_in_order(pieces: list[list[list[int]]], in_memory_byt
 
 def test_the_file_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_store, "IN_MEMORY_BYTES", 0)
-    with TokenStore(str(tmp_path)) as store:
+    with closing(TokenStore(str(tmp_path))) as store:
         store.append(Prompts.pack([[1, 2, 3]]))
         assert list(tmp_path.iterdir()) == []
         prompts = store.prompts()
@@ -41,5 +42,5 @@ def test_the_file_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_full_disk_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_store, "IN_MEMORY_BYTES", 0)
     full = pytest.raises(OSError, match="File too large")
-    with TokenStore(str(tmp_path)) as store, files_of_at_most(100), full:
+    with closing(TokenStore(str(tmp_path))) as store, files_of_at_most(100), full:
         store.append(Prompts.pack([list(range(100_000))]))
