@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +24,10 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 from record import append_results, as_table
+from whole_process import measure
 
 BASELINES = Path(__file__).with_name("baselines.py")
+MODELS = Path(__file__).with_name("models.py")
 CONTENDERS = ("batchpipe", "generate", "generate_batch")
 MIN_SAME_TEXT_SHARE = 0.99
 
@@ -64,48 +63,13 @@ def command(contender: str, case: Case, dtype: str, out: Path) -> list[str]:
     return [sys.executable, str(BASELINES), contender, *files, *limits, *tuned]
 
 
-def measure(arguments: Sequence[str], folder: Path) -> tuple[float, int, dict[str, Any]]:
-    """Wall seconds, peak bytes and the JSON object that ends stdout, of a child that exits with 0.
-
-    `os.wait4` gives this child's own peak; RUSAGE_CHILDREN would give the largest so far.
-    """
-    with (folder / "stdout").open("wb+") as stdout, (folder / "stderr").open("wb+") as stderr:
-        started = time.perf_counter()
-        child = subprocess.Popen(arguments, stdout=stdout, stderr=stderr)
-        try:
-            _, status, usage = os.wait4(child.pid, 0)
-        except BaseException:
-            child.kill()
-            raise
-        wall_seconds = time.perf_counter() - started
-        child.returncode = os.waitstatus_to_exitcode(status)
-        stdout.seek(0)
-        stderr.seek(0)
-        said, complained = stdout.read().decode(), stderr.read().decode()
-    if child.returncode != 0:
-        shown = " ".join(arguments)
-        raise click.ClickException(f"exit {child.returncode} of: {shown}\n{complained[-2000:]}")
-    unit_bytes = 1 if sys.platform == "darwin" else 1024
-    return wall_seconds, usage.ru_maxrss * unit_bytes, _last_object(said)
-
-
-def _last_object(text: str) -> dict[str, Any]:
-    """The JSON object that ends the text, printed on one line or on many."""
-    lines = text.strip().splitlines()
-    for first in range(len(lines) - 1, -1, -1):
-        if lines[first].startswith("{"):
-            found: dict[str, Any] = json.loads("\n".join(lines[first:]))
-            return found
-    raise click.ClickException(f"no JSON summary on stdout: {text[-500:]!r}")
-
-
 def run_once(contender: str, case: Case, dtype: str) -> Run:
     """One fresh run in its own folder, so that nothing is resumed."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         out = Path(name) / "out.parquet"
-        wall, peak, summary = measure(command(contender, case, dtype, out), Path(name))
+        finished = measure(command(contender, case, dtype, out), Path(name))
         outputs = tuple(pq.read_table(out, columns=["output"])["output"].to_pylist())
-    return Run(wall, peak, summary, outputs)
+    return Run(finished.wall_seconds, finished.peak_bytes, finished.summary, outputs)
 
 
 def figures(contender: str, runs: Sequence[Run]) -> dict[str, Any]:
@@ -171,14 +135,14 @@ def write_job(prompts: Path, rows: int, seed: int, job: Path) -> None:
 
 def cached_model(prompts: Path, cache: Path) -> Path:
     """The directory of the model that belongs to the prompts, made where it is missing."""
-    content = hashlib.sha256(prompts.read_bytes() + BASELINES.read_bytes()).hexdigest()
+    content = hashlib.sha256(prompts.read_bytes() + MODELS.read_bytes()).hexdigest()
     folder = cache / f"llama-{content[:12]}"
     count_file = folder / "parameters.json"  # written last, so that a half-made model is made anew
     if not count_file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        arguments = [sys.executable, str(BASELINES), "make-model", str(prompts), str(folder)]
+        arguments = [sys.executable, str(MODELS), "make", "llama-25m", str(prompts), str(folder)]
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
-            _, _, made = measure(arguments, Path(name))
+            made = measure(arguments, Path(name)).summary
         count_file.write_text(json.dumps(made))
     parameters = json.loads(count_file.read_text())["parameters"]
     print(f"model: random-weight Llama, {parameters:,} parameters, {folder}")
