@@ -105,6 +105,7 @@ def figures(rounds: dict[str, Rounds]) -> list[dict[str, Any]]:
             ),
             "run_seconds": round(median(runs), 3),
             "all_run_seconds": [round(each, 3) for each in runs],
+            "cpu_seconds": round(median(each.cpu_seconds for each in of_name.finished), 3),
             "peak_bytes": max(each.peak_bytes for each in of_name.finished),
             "completion_tokens": of_name.finished[-1].summary["completion_tokens"],
         }
@@ -138,6 +139,7 @@ def readable(table: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
         if "run_over_batchpipe" in row:
             line["times ours, run"] = f"{row['run_over_batchpipe']:.2f}"
             line["same answers"] = f"{row['same_answers']:.1%}"
+        line["CPU s"] = f"{row['cpu_seconds']:.1f}"
         line["peak MB"] = f"{row['peak_bytes'] / 1e6:,.0f}"
         lines.append(line)
     return lines

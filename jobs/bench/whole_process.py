@@ -24,6 +24,7 @@ class Finished:
     """What a command took, and the JSON object that ends its stdout."""
 
     wall_seconds: float
+    cpu_seconds: float  # of all its processes and threads, waiting in a spin included
     peak_bytes: int
     summary: dict[str, Any]
 
@@ -69,7 +70,8 @@ def measure(
         raise click.ClickException(f"exit {child.returncode} of: {shown}\n{complained[-2000:]}")
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     peak_bytes = max(usage.ru_maxrss * unit_bytes, watch.peak_bytes)
-    return Finished(wall_seconds, peak_bytes, _last_object(said) if speaks else {})
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Finished(wall_seconds, cpu_seconds, peak_bytes, _last_object(said) if speaks else {})
 
 
 class _Watch(threading.Thread):

@@ -41,7 +41,9 @@ def write_cut(source: Path, rows: int, neighbours: int, seed: int, job: Path) ->
         raise click.UsageError(f"{rows} rows do not fit {source}, which has {len(prompts)}")
     draw = random.Random(seed)
     starts = range(0, len(prompts), neighbours)
-    runs = draw.sample(starts, min(len(starts), -(-rows // neighbours)))
+    runs = draw.sample(
+        starts, min(len(starts), -(-rows // neighbours) + 1)
+    )  # the last may be short
     chosen = [prompt for start in runs for prompt in prompts[start : start + neighbours]][:rows]
     draw.shuffle(chosen)
     ids = [f"request-{row}" for row in range(len(chosen))]

@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
-BENCH_DIR = Path(__file__).parents[2] / "jobs" / "bench"
-sys.path.insert(0, str(BENCH_DIR))
-sys.path.insert(0, str(BENCH_DIR / "peers"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "jobs" / "bench"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "jobs" / "bench" / "peers"))
 
 from engines import Rounds, differing, figures
 from prefixes import WORTH_SHARING_TOKENS, common_tokens, families, leaders, longest_first
@@ -88,10 +87,10 @@ def test_peak_memory_counts_an_engines_own_children(tmp_path: Path) -> None:
 
 def test_peer_with_other_answers_is_told() -> None:
     summary = {"load_seconds": 1.0, "run_seconds": 2.0, "completion_tokens": 4}
-    finished = [Finished(4.0, 1, summary)]
+    finished = [Finished(4.0, 8.0, 1, summary)]
     rounds = {
         "batchpipe": Rounds(finished, [[1, 2], [3, 4]]),
-        "other tuned": Rounds([Finished(6.0, 1, summary)], [[1, 2], [3, 5]]),
+        "other tuned": Rounds([Finished(6.0, 8.0, 1, summary)], [[1, 2], [3, 5]]),
         "absent tuned": Rounds(failure="exit 1"),
     }
     table = figures(rounds)

@@ -8,7 +8,7 @@ from itertools import pairwise
 WORTH_SHARING_TOKENS = 32  # a KV block: engines share whole blocks alone
 
 
-def common_tokens(left: Sequence[int], right: Sequence[int]) -> int:
+def common_tokens(left: list[int], right: list[int]) -> int:
     """How many tokens both begin with."""
     most = min(len(left), len(right))
     if left[:most] == right[:most]:
@@ -23,12 +23,12 @@ def common_tokens(left: Sequence[int], right: Sequence[int]) -> int:
     return low
 
 
-def longest_first(prompts: Sequence[Sequence[int]]) -> list[int]:
+def longest_first(prompts: Sequence[list[int]]) -> list[int]:
     """Rows so that equal beginnings are neighbours, an extension before what it extends."""
     return sorted(range(len(prompts)), key=lambda row: prompts[row], reverse=True)
 
 
-def leaders(prompts: Sequence[Sequence[int]], order: Sequence[int]) -> list[int | None]:
+def leaders(prompts: Sequence[list[int]], order: Sequence[int]) -> list[int | None]:
     """For each place of the order, the earlier place whose KV it should wait for, if any.
 
     A leader computes what its followers share. Of all earlier places that share nearly as much as
@@ -48,7 +48,7 @@ def leaders(prompts: Sequence[Sequence[int]], order: Sequence[int]) -> list[int 
 
 
 def families(
-    prompts: Sequence[Sequence[int]], order: Sequence[int], most_rows: int
+    prompts: Sequence[list[int]], order: Sequence[int], most_rows: int
 ) -> list[tuple[list[int], int]]:
     """Runs of the order, with the tokens that all prompts of a run begin with.
 
