@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[2] / "jobs" / "bench"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "jobs" / "bench" / "peers"))
 
-from engines import Rounds, differing, figures
+from comparison import Rounds, differing, figures
 from prefixes import WORTH_SHARING_TOKENS, common_tokens, families, leaders, longest_first
 from whole_process import Finished, measure
 from workloads import write_cut

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,7 +48,7 @@ class Task:
 Load = Callable[[Task], Callable[[list[list[int]]], Answers]]
 
 
-def serve(load: Load) -> None:
+def serve(load: Load, package: str) -> None:
     """The job of the command line is answered in its output file; figures end stdout."""
     arguments = _arguments()
     task = Task(**{name: getattr(arguments, name) for name in Task.__dataclass_fields__})
@@ -61,6 +62,7 @@ def serve(load: Load) -> None:
     _write(arguments.out, table["request_id"], tokenizer.decode_batch(answers), answers)
     finished = time.perf_counter()
     figures = {
+        "version": f"{package} {version(package)}",
         "rows": len(answers),
         "prompt_tokens": sum(map(len, prompts)),
         "completion_tokens": sum(map(len, answers)),

@@ -146,4 +146,4 @@ class _Engine:
 
 
 if __name__ == "__main__":
-    serve(load)
+    serve(load, "llama-cpp-python")

@@ -66,4 +66,4 @@ def _continued(generator: Any, max_tokens: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    serve(load)
+    serve(load, "onnxruntime-genai")

@@ -93,4 +93,4 @@ def _tensor(tokens: list[int]) -> Any:
 
 
 if __name__ == "__main__":
-    serve(load)
+    serve(load, "openvino-genai")

