@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from batchpipe.errors import UnsupportedModelError
-from batchpipe.kernels.attention import attend
+from batchpipe.kernels.dispatch import Dispatch
 from batchpipe.kernels.layout import Layout
 from batchpipe.kernels.reference import Variant
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
@@ -34,6 +34,7 @@ class PagedAttention:
     ) -> None:
         self.name = f"batchpipe_{id(self):x}"
         self.layout: Layout | None = None
+        self._dispatch = Dispatch()
         cache_shape = (shape.layers, blocks * BLOCK_TOKENS, shape.kv_heads, shape.head_dim)
         self.keys = torch.empty(cache_shape, dtype=dtype, device=device)
         self.values = torch.empty(cache_shape, dtype=dtype, device=device)
@@ -67,7 +68,7 @@ class PagedAttention:
             window=sliding_window,
             softcap=softcap,
         )
-        output = attend(
+        output = self._dispatch.attend(
             query[0].transpose(0, 1),
             key[0].transpose(0, 1),
             value[0].transpose(0, 1),
