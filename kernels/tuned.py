@@ -1,7 +1,7 @@
 """What the fused kernels are tuned to, for each architecture and head size.
 
 Entries marked `GUESS` have never been timed. They were chosen by the compiler's own report (Triton
-3.9, bfloat16, no GPU needed): at most a few registers spill and two programs share a processor.
+3.9, bfloat16, no GPU needed): at most a few registers spill, and shared memory suffices by half.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ LARGEST_HEAD = 256
 def tuning_for(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> Tuning:
     """The entry of the newest architecture that is not newer than the device.
 
-    Four-byte elements take half as many keys at a time, two stages deep.
+    Four-byte elements take half as many keys at a time, two stages deep, at most 64 rows high.
     """
     assert head_dim <= LARGEST_HEAD, f"heads of {head_dim} are above {LARGEST_HEAD}"
     architecture = "sm_90" if capability >= (9, 0) else "sm_80"
@@ -131,9 +131,14 @@ def tuning_for(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -
     tuning = sizes[min(size for size in sizes if head_dim <= size)]
     if dtype.itemsize <= 2:
         return tuning
-    halved = {
-        name: replace(tile, keys=max(16, tile.keys // 2), rows=min(tile.rows, 64), stages=2)
-        for name in ("prefill", "single", "low", "tall")
-        if isinstance(tile := getattr(tuning, name), Tile)
-    }
-    return replace(tuning, **halved)
+    return replace(
+        tuning,
+        prefill=_for_four_bytes(tuning.prefill),
+        single=_for_four_bytes(tuning.single),
+        low=_for_four_bytes(tuning.low),
+        tall=_for_four_bytes(tuning.tall),
+    )
+
+
+def _for_four_bytes(tile: Tile) -> Tile:
+    return replace(tile, rows=min(tile.rows, 64), keys=max(16, tile.keys // 2), stages=2)

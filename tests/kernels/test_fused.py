@@ -10,9 +10,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from paged_steps import Node, Step, step_of, steps
+from test_attention import STEPS
 from torch import Tensor
 
 from batchpipe.kernels import reference
+from batchpipe.kernels.paged import PagedReads, paged_reads, reads_of
 from batchpipe.kernels.reference import Variant
 from batchpipe.kernels.tuned import Tile, Tuning
 from batchpipe.kernels.work import Grid, Work, lay_out
@@ -259,3 +261,32 @@ def test_a_broken_sequence_breaks_no_other(tuning: str) -> None:
         assert found[broken].isnan().all()
         torch.testing.assert_close(found[~broken], whole[~broken], rtol=0, atol=0)
         cache[spoilt] = 1.0
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_of_real_plans_equal_the_specification(name: str) -> None:
+    tuning = replace(SMALL, prefill=Tile(64, 64, warps=4, stages=1), least_sharing=1.5)
+    heads, variant = Heads(2, 1, 16, 16), Variant(0.25)
+    draw = torch.Generator().manual_seed(0)
+    key_cache, value_cache = torch.randn(2, STEPS[name].slots, 1, 16, generator=draw)
+    layouts = STEPS[name].layouts
+    for layout in (layouts[len(layouts) // 2], layouts[-1]):
+        count = len(layout.positions)
+        query = torch.randn(count, 2, 16, generator=draw)
+        key, value = torch.randn(2, count, 1, 16, generator=draw)
+        reference.store(key, value, key_cache, value_cache, layout.write_slots)
+        found = fused.attend(
+            *(tensor.to(DEVICE) for tensor in (query, key, value, key_cache, value_cache)),
+            layout.positions.to(DEVICE),
+            layout.write_slots.to(DEVICE),
+            lay_out(_on_device(reads_of(layout)), count, heads.grid(), tuning),
+            variant,
+        ).cpu()
+        expected = reference.attend(
+            query, key_cache, value_cache, layout.positions, layout.reads(), variant
+        )
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+def _on_device(reads: PagedReads) -> PagedReads:
+    return paged_reads(reads.page_tokens, reads.pages, reads.table, DEVICE)
