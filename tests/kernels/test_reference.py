@@ -34,7 +34,7 @@ def tensors(step: Step, heads: int, kv_heads: int, size: int) -> tuple[Tensor, T
     return query, key, value
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(step=steps, window=st.sampled_from([None, 1, 17, 64]), group=st.sampled_from([1, 3]))
 def test_reads_add_up_to_plain_masked_attention(step: Step, window: int | None, group: int) -> None:
     query, key, value = tensors(step, 2 * group, 2, 20)
@@ -52,7 +52,7 @@ def test_reads_add_up_to_plain_masked_attention(step: Step, window: int | None, 
     torch.testing.assert_close(found, expected.transpose(0, 1), rtol=0, atol=2e-5)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(step=steps)
 def test_parts_merge_to_the_whole(step: Step) -> None:
     query, key, value = tensors(step, 2, 1, 16)

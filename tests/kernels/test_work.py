@@ -56,7 +56,7 @@ def walked(work: Work) -> list[tuple[int, int, int]]:
     return seen
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=40)
 @given(step=steps, tuning=TUNINGS, grid=GRIDS)
 def test_every_query_attends_to_every_key_of_its_reads_once(
     step: Step, tuning: Tuning, grid: Grid
@@ -71,7 +71,7 @@ def test_every_query_attends_to_every_key_of_its_reads_once(
     assert Counter(walked(work)) == Counter(expected)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=40)
 @given(step=steps, tuning=TUNINGS, grid=GRIDS)
 def test_every_part_has_a_place_of_its_own(step: Step, tuning: Tuning, grid: Grid) -> None:
     work = lay_out(step.paged(16, CPU), len(step.positions), grid, tuning).split
@@ -87,7 +87,7 @@ def test_every_part_has_a_place_of_its_own(step: Step, tuning: Tuning, grid: Gri
     assert all(first[row] <= place < first[row + 1] for row, place in places)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=40)
 @given(step=steps, tuning=TUNINGS, grid=GRIDS)
 def test_each_query_is_in_one_work_and_fits_its_tile(
     step: Step, tuning: Tuning, grid: Grid
