@@ -123,7 +123,8 @@ LARGEST_HEAD = 256
 def tuning_for(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> Tuning:
     """The entry of the newest architecture that is not newer than the device.
 
-    Four-byte elements take half as many keys at a time, two stages deep, at most 64 rows high.
+    Four-byte elements take half as many keys at a time, at most 32 rows and two stages: without
+    matrix units in float32, sums are kept in registers and spill first.
     """
     assert head_dim <= LARGEST_HEAD, f"heads of {head_dim} are above {LARGEST_HEAD}"
     architecture = "sm_90" if capability >= (9, 0) else "sm_80"
@@ -141,4 +142,5 @@ def tuning_for(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -
 
 
 def _for_four_bytes(tile: Tile) -> Tile:
-    return replace(tile, rows=min(tile.rows, 64), keys=max(16, tile.keys // 2), stages=2)
+    rows, keys = min(tile.rows, 32), max(16, tile.keys // 2)
+    return Tile(rows, keys, warps=8, stages=2)
