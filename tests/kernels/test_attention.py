@@ -13,8 +13,8 @@ from dry_run import DryRun, ample_blocks
 from torch import Tensor
 
 from batchpipe.engine.token_batch import SHARED_READ_MIN_KEYS, form
-from batchpipe.kernels import reference
-from batchpipe.kernels.attention import DENSE_MIN_QUERIES, attend
+from batchpipe.kernels import attention, reference
+from batchpipe.kernels.attention import DENSE_MIN_QUERIES, WHOLE_SQUARE_TOKENS, attend
 from batchpipe.kernels.layout import Layout
 from batchpipe.kernels.reference import Variant
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, KVLedger
@@ -219,6 +219,18 @@ def test_widely_shared_prefix_is_read_once() -> None:
     reads = WIDE.layouts[-1].shared
     assert [(read.read.query_start, read.read.query_end) for read in reads] == [(0, 60)]
     assert SHARED_READ_MIN_KEYS <= 60 * 300
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("whole_tokens", [16, WHOLE_SQUARE_TOKENS])
+def test_a_large_square_is_cut_and_equals_the_specification(
+    whole_tokens: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "WHOLE_SQUARE_TOKENS", whole_tokens)
+    prompts = [[place % 7 for place in range(1 + 2 * whole_tokens)], [9] * (5 * whole_tokens // 2)]
+    steps = steps_of(prompts, [2, 2], step_tokens=10_000)
+    assert all(end - start > whole_tokens for start, end in steps.layouts[0].squares)
+    compare(steps, Heads(4, 2, 64), Variant(scale(64)), dtype)
 
 
 @pytest.mark.parametrize("softcap", [None, 5.0])
