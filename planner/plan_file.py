@@ -7,10 +7,7 @@ shares, and how long its answer is taken to be. The token ids stay in the job fi
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +34,6 @@ SCHEMA = pa.schema(
         pa.field("max_tokens", pa.int32(), nullable=False),
     ]
 )
-
-
-def save_plan(path: Path, plan: Plan, facts: Mapping[str, object]) -> None:
-    """The file holds the plan whole, or the path has what it had."""
-    _write(path, packed_plan(plan, facts))
 
 
 def packed_plan(plan: Plan, facts: Mapping[str, object]) -> bytes:
@@ -93,19 +85,3 @@ def _columns(plan: Plan) -> list[pa.Array]:
         "max_tokens": limits[order],
     }
     return [pa.array(columns[field.name], field.type) for field in SCHEMA]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Beside the path first, then under its name by one rename."""
-    path = path.resolve()  # a link stays one
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        raise

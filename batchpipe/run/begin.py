@@ -97,6 +97,8 @@ def begin(
         _refuse_other(folder, known, {**found, "input": input_digest(ready.source)})
     journal = Journal.open(folder, known, lock)
     journal.record(facts={**known.facts, "input_states": states})
+    if retry is None:
+        journal.record(output=real_path(run_options.out), command=_command(options, run_options))
     for sentence in journal.damaged:
         print(f"{folder.name}: {sentence}", file=sys.stderr)
     if retry is not None:

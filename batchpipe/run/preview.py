@@ -18,8 +18,9 @@ from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.machine.model_shape import DTYPE_BYTES
 from batchpipe.planner.order import CANDIDATES, ORDERS
 from batchpipe.planner.plan import Plan
-from batchpipe.planner.plan_file import read_plan_facts, save_plan
+from batchpipe.planner.plan_file import packed_plan, read_plan_facts
 from batchpipe.planner.planning import Setting, dry_runs, fastest, in_order
+from batchpipe.rows.atomic import written_whole
 from batchpipe.rows.location import local_path
 from batchpipe.rows.output_path import check_output
 from batchpipe.run.advise import advise
@@ -69,7 +70,9 @@ def preview(options: JobOptions, asked: PlanOptions) -> Preview:
     simulation = asked_for.simulation if whole else None
     cost, machine = plan.cost(setting.cost), setting.cost.machine
     if asked.out is not None:
-        save_plan(Path(asked.out), plan, plan_facts(plan, setting, options))
+        packed = packed_plan(plan, plan_facts(plan, setting, options))
+        with written_whole(asked.out) as stream:
+            stream.write(packed)
     return Preview(
         rows=len(job.source),
         runnable=plan.rows,

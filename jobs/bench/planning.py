@@ -35,11 +35,12 @@ from batchpipe.demo.prompt import MODEL_DIR
 from batchpipe.planner.duplicates import collapse
 from batchpipe.planner.machine.machines import MACHINES
 from batchpipe.planner.machine.step_cost import StepCost
-from batchpipe.planner.plan_file import save_plan
+from batchpipe.planner.plan_file import packed_plan
 from batchpipe.planner.planning import Setting, in_order, make_plan
 from batchpipe.planner.tree.prefix_tree import build
+from batchpipe.rows.atomic import written_whole
 from batchpipe.run.language import load_config, load_language
-from batchpipe.run.prepare import prepare, read_job_rows
+from batchpipe.run.prepare import open_job, prepare
 from batchpipe.run.preview import hide_torch
 
 MB = 1e6
@@ -51,7 +52,7 @@ ANSWER_TOKENS = (16, 64, 256, 1024)
 PROMPTS_TOGETHER = 50_000  # made and written at once: making needs little memory
 
 KV_BLOCKS, STEP_TOKENS = 1 << 16, 8192  # of the simulated machine
-TOTAL = ("read", "prepare", "plan", "save")  # what a user waits for; the others are parts of plan
+TOTAL = ("open", "prepare", "plan", "save")  # what a user waits for; the others are parts of plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,9 @@ def stages(folder: Path, outcome: list[str]) -> Iterator[str]:
     cost = StepCost(language.shape, MACHINES["h200"], "bfloat16")
     setting = Setting(cost, KV_BLOCKS, STEP_TOKENS)
     yield "start"
-    rows, template = read_job_rows(options)
-    yield "read"
-    job = prepare(options, rows, template, language)
+    source, template = open_job(options)
+    yield "open"
+    job = prepare(options, source, template, language)
     yield "prepare"
     kept = job.prompts.take(collapse(job.prompts, job.samplings).kept)
     yield "duplicates"
@@ -84,7 +85,8 @@ def stages(folder: Path, outcome: list[str]) -> Iterator[str]:
     yield "plan"
     in_order(plan, plan.policy, setting)
     yield "chosen order"
-    save_plan(folder / "plan.parquet", plan, {"policy": plan.policy})
+    with written_whole(str(folder / "plan.parquet")) as stream:
+        stream.write(packed_plan(plan, {"policy": plan.policy}))
     yield "save"
     outcome.append(
         f"{plan.rows:,} rows, {len(plan.prompts):,} distinct; of their {plan.row_prompt_tokens:,} "

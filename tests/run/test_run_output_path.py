@@ -108,6 +108,9 @@ def test_a_finished_run_writes_out_again_from_its_directory(job: Path, model: Pa
     as_parquet = job.parent / "answers.parquet"
     assert run(job, model, as_parquet, *run_dir).summary["kv_tokens"] == 0
     assert [row["output"] for row in read(as_parquet)] == [row["output"] for row in rows]
+    again = run(job, model, as_parquet, *run_dir)  # which is this run's OUT now
+    assert again.code == 0
+    assert "nothing to do" in again.err
 
 
 def test_token_ids_can_be_asked_for_afterwards(job: Path, model: Path) -> None:
