@@ -38,7 +38,7 @@ class SharedRead:
     last_query_position: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Layout:
     """One step: where its keys go and what its queries read."""
 

@@ -90,10 +90,11 @@ def test_a_wrong_attention_is_noticed(
     tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check sees a window that the model's own attention does not have."""
-    from batchpipe.kernels import attention
+    from batchpipe.kernels import attention, native
 
     config = AutoConfig.from_pretrained(tiny_model("llama"))
     model = load_model(str(tiny_model("llama")), config, dtype="float32", device=CPU)
+    monkeypatch.setattr(native, "kernel", lambda: None)
     monkeypatch.setattr(attention, "merge_into", lambda *parts: None)  # shared parts get lost
     with pytest.raises(UnsupportedModelError, match=r"model here .* differ from its own"):
         check_attention(model, ModelShape.from_config(config), "here")

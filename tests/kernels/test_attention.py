@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from batchpipe.engine.token_batch import SHARED_READ_MIN_KEYS, form
 from batchpipe.kernels import attention, reference
-from batchpipe.kernels.attention import DENSE_MIN_QUERIES, WHOLE_SQUARE_TOKENS, attend
+from batchpipe.kernels.attention import DENSE_MIN_QUERIES, WHOLE_SQUARE_TOKENS
 from batchpipe.kernels.layout import Layout
 from batchpipe.kernels.reference import Variant
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, KVLedger
@@ -24,6 +24,7 @@ from batchpipe.planner.schedule.pace import Full
 from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
 CPU = torch.device("cpu")
+Attend = Callable[..., Tensor]  # as `attention.attend`
 # Outputs are means of unit normals, so these are rounding of about one: float32 sums in another
 # order, bfloat16 weights and outputs with 8 bits (2**-8 = 0.004) in each of up to four parts.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
@@ -114,6 +115,7 @@ def compare(
     dtype: torch.dtype = torch.float32,
     sinks: Tensor | None = None,
     most_steps: int = 8,
+    attend: Attend = attention.attend,
 ) -> None:
     """Each step's attention is that of the specification over the same cache."""
     draw = torch.Generator().manual_seed(0)
@@ -249,12 +251,12 @@ def test_one_broken_row_breaks_no_other(window: int | None, softcap: float | Non
     queries = len(layout.positions)
     query = torch.randn(queries, heads.query, heads.size, generator=draw)
     key, value = (torch.randn(queries, heads.kv, heads.size, generator=draw) for _ in range(2))
-    whole = attend(query, key, value, key_cache, value_cache, layout, variant)
+    whole = attention.attend(query, key, value, key_cache, value_cache, layout, variant)
     own_slots = {read.query_start: read.slots[:-1] for read in layout.reads()}
     for broken in (0, 7, queries - 1):
         spoilt_keys, spoilt_values = key_cache.clone(), value_cache.clone()
         spoilt_keys[own_slots[broken]] = float("nan")
         spoilt_values[own_slots[broken]] = float("nan")
-        found = attend(query, key, value, spoilt_keys, spoilt_values, layout, variant)
+        found = attention.attend(query, key, value, spoilt_keys, spoilt_values, layout, variant)
         others = torch.arange(queries) != broken
         torch.testing.assert_close(found[others], whole[others])

@@ -1,0 +1,280 @@
+// Attention of one block of queries, for one key head, over all that it reads. Included once for each
+// instruction set, after tile.h, inside the same namespace; no include guard.
+//
+// A row is one query head of one query. Rows keep a running softmax in base 2 (Milakov, Gimelshein
+// 2018): the largest score, the sum of weights, and the weighted values, so reads may come in any
+// order and any number and need no merging.
+
+constexpr int TILE = 6;           // rows of a register tile
+constexpr int KEYS = 64;          // keys of a packed block
+constexpr int STREAMED_ROWS = 8;  // so many rows or fewer do not pay for packing
+constexpr float LOG2_E = 1.44269504088896341f;
+
+struct Scratch {
+    std::vector<float> queries, sums, top, weight_sum, packed_keys, packed_values;
+    std::vector<int64_t> from, until;  // of each row: the keys of the current read that it sees
+
+    void fit(long rows, long head_dim, long value_dim) {
+        queries.resize(rows * head_dim);
+        sums.resize(rows * value_dim);
+        top.resize(rows), weight_sum.resize(rows), from.resize(rows), until.resize(rows);
+        packed_keys.resize(head_dim * KEYS), packed_values.resize(KEYS * value_dim);
+    }
+};
+
+template <typename Number, bool PAIRS>
+struct Block {
+    static constexpr int TOGETHER = PAIRS ? 2 : 1;  // numbers of a word
+
+    const Step& step;
+    Scratch& own;
+    long head;         // key head
+    long first, last;  // queries
+    long group = step.heads / step.kv_heads;
+    long rows = (last - first) * group;
+    long head_words = step.head_dim / TOGETHER;
+    float scale = step.scale * LOG2_E;  // scores in base 2
+
+    const Number* key(int64_t slot) const {
+        return (const Number*)step.key_cache + (slot * step.kv_heads + head) * step.head_dim;
+    }
+    const Number* value(int64_t slot) const {
+        return (const Number*)step.value_cache + (slot * step.kv_heads + head) * step.value_dim;
+    }
+    static Vector words(const Number* numbers, long word) {
+        if constexpr (PAIRS)
+            return load((const float*)(numbers + 2 * word));
+        else
+            return load(numbers + word);
+    }
+
+    void start() {
+        own.fit(rows, head_words, step.value_dim);
+        for (long row = 0; row < rows; ++row) {
+            const Number* query = (const Number*)step.query + (first + row / group) * step.query_stride +
+                                  (head * group + row % group) * step.query_head_stride;
+            float* to = &own.queries[row * head_words];
+            for (long at = 0; at < head_words; at += LANES) store(to + at, words(query, at));
+        }
+        std::fill(own.sums.begin(), own.sums.end(), 0.0f);
+        std::fill(own.top.begin(), own.top.end(), -INFINITY);
+        std::fill(own.weight_sum.begin(), own.weight_sum.end(), 0.0f);
+    }
+
+    // The rows of the read take in its keys, as far as causality and window let them see.
+    void attend(const Read& read) {
+        const long begin = (std::max<long>(read.query_start, first) - first) * group;
+        const long end = (std::min<long>(read.query_end, last) - first) * group;
+        int64_t from = read.keys, until = 0;
+        for (long row = begin; row < end; ++row) {
+            const int64_t at = step.positions[first + row / group] - read.position + 1;
+            own.until[row] = std::clamp<int64_t>(at, 0, read.keys);
+            own.from[row] = step.window ? std::clamp<int64_t>(at - step.window, 0, read.keys) : 0;
+            from = std::min(from, own.from[row]), until = std::max(until, own.until[row]);
+        }
+        for (int64_t key = from; key < until; key += KEYS) {
+            const int64_t count = std::min<int64_t>(KEYS, until - key);
+            if (end - begin <= STREAMED_ROWS)
+                stream(read, key, count, begin, end);
+            else
+                tiles(read, key, count, begin, end);
+        }
+    }
+
+    // Few rows: each key and value is read where it lies.
+    void stream(const Read& read, int64_t start, int64_t count, long begin, long end) {
+        const Number *keys[KEYS], *values[KEYS];
+        for (int64_t at = 0; at < KEYS; ++at) {  // what is too many is read, but weighs nothing
+            const int64_t slot = read.slot(start + std::min(at, count - 1));
+            keys[at] = key(slot), values[at] = value(slot);
+        }
+        alignas(64) float scores[KEYS];
+        for (long row = begin; row < end; ++row) {
+            score(&own.queries[row * head_words], keys, count, scores);
+            const float kept = weigh(scores, row, start);
+            long d = 0;
+            for (; d + PANEL <= step.value_dim; d += PANEL)
+                add<VECTORS>(scores, values, row, start, count, kept, d);
+            for (; d < step.value_dim; d += LANES) add<1>(scores, values, row, start, count, kept, d);
+        }
+    }
+
+    void score(const float* query, const Number** keys, int64_t count, float* scores) {
+        for (int64_t at = 0; at < count; at += LANES) {
+            Vector dots[LANES]{};
+            for (long word = 0; word < head_words; word += LANES) {
+                const Vector part = load(query + word);
+#pragma GCC unroll 16
+                for (int lane = 0; lane < LANES; ++lane)
+                    dots[lane] = multiply_add<PAIRS>(dots[lane], part, words(keys[at + lane], word));
+            }
+            store(scores + at, lane_sums(dots));
+        }
+    }
+
+    // The row's sums from this column on are scaled, and take in the values by their weights.
+    template <int COUNT>
+    void add(const float* weights, const Number** values, long row, int64_t start, int64_t count,
+             float kept, long column) {
+        float* to = &own.sums[row * step.value_dim + column];
+        Vector sums[COUNT];
+#pragma GCC unroll 4
+        for (int at = 0; at < COUNT; ++at) sums[at] = load(to + at * LANES) * kept;
+        const int64_t from = std::max<int64_t>(0, own.from[row] - start);  // unseen ones may hold NaN
+        const int64_t until = std::min(count, own.until[row] - start);
+        for (int64_t key = from; key < until; ++key)
+#pragma GCC unroll 4
+            for (int at = 0; at < COUNT; ++at)
+                sums[at] += load(values[key] + column + at * LANES) * weights[key];
+#pragma GCC unroll 4
+        for (int at = 0; at < COUNT; ++at) store(to + at * LANES, sums[at]);
+    }
+
+    // Many rows: a block of keys and values is packed once for all of them.
+    void tiles(const Read& read, int64_t start, int64_t count, long begin, long end) {
+        pack(read, start, count);
+        fetch(read, start + count);
+        long row = begin;
+        for (; row + TILE <= end; row += TILE) tile<TILE>(row, start, count);
+        switch (end - row) {
+            case 5: return tile<5>(row, start, count);
+            case 4: return tile<4>(row, start, count);
+            case 3: return tile<3>(row, start, count);
+            case 2: return tile<2>(row, start, count);
+            case 1: return tile<1>(row, start, count);
+        }
+    }
+
+    // The next block is on its way from memory while this one is computed with.
+    void fetch(const Read& read, int64_t start) const {
+        constexpr int LINE = 64 / sizeof(Number);
+        for (int64_t at = start; at < std::min(start + KEYS, read.keys); ++at) {
+            const int64_t slot = read.slot(at);
+            for (long d = 0; d < step.head_dim; d += LINE) __builtin_prefetch(key(slot) + d);
+            for (long d = 0; d < step.value_dim; d += LINE) __builtin_prefetch(value(slot) + d);
+        }
+    }
+
+    // Keys as [words of a head, KEYS]; values as [KEYS, value_dim], or in pairs of keys.
+    void pack(const Read& read, int64_t start, int64_t count) {
+        for (int64_t at = 0; at < KEYS; at += LANES) {
+            const Number *keys[LANES], *values[LANES];
+            for (int lane = 0; lane < LANES; ++lane) {
+                const int64_t slot = read.slot(start + std::min(at + lane, count - 1));
+                keys[lane] = key(slot), values[lane] = value(slot);
+            }
+            for (long word = 0; word < head_words; word += LANES) {
+                Vector parts[LANES];
+#pragma GCC unroll 16
+                for (int lane = 0; lane < LANES; ++lane) parts[lane] = words(keys[lane], word);
+                transpose(parts);
+#pragma GCC unroll 16
+                for (int lane = 0; lane < LANES; ++lane)
+                    store(&own.packed_keys[(word + lane) * KEYS + at], parts[lane]);
+            }
+            for (int lane = 0; lane < LANES; lane += TOGETHER) {
+                float* to = &own.packed_values[(at + lane) / TOGETHER * step.value_dim];
+                for (long d = 0; d < step.value_dim; d += LANES)
+                    if constexpr (PAIRS)
+                        store(to + d, paired(values[lane] + d, values[lane + 1] + d));
+                    else
+                        store(to + d, load(values[lane] + d));
+            }
+        }
+    }
+
+    template <int ROWS>
+    void tile(long row, int64_t start, int64_t count) {
+        int64_t until = 0;
+        for (int r = 0; r < ROWS; ++r) until = std::max(until, own.until[row + r] - start);
+        if (until <= 0) return;
+        alignas(64) float scores[ROWS * KEYS];
+        product<ROWS, PAIRS, false>(&own.queries[row * head_words], head_words, own.packed_keys.data(),
+                                    KEYS, head_words, KEYS, scores, KEYS);
+        float* sums = &own.sums[row * step.value_dim];
+        for (int r = 0; r < ROWS; ++r) {
+            const float kept = weigh(scores + r * KEYS, row + r, start);
+            if (kept != 1)
+                for (long d = 0; d < step.value_dim; d += LANES)
+                    store(sums + r * step.value_dim + d, load(sums + r * step.value_dim + d) * kept);
+            if constexpr (PAIRS)  // the weights' words lie at the row's beginning
+                for (int at = 0; at < KEYS; at += LANES)
+                    store((Bfloat16*)(scores + r * KEYS) + at, load(scores + r * KEYS + at));
+        }
+        const int64_t words = (std::min(count, until) + TOGETHER - 1) / TOGETHER;
+        product<ROWS, PAIRS, true>(scores, KEYS, own.packed_values.data(), step.value_dim, words,
+                                   step.value_dim, sums, step.value_dim);
+    }
+
+    // Products of keys start.. become weights relative to the row's largest score so far. Returns
+    // what the sums of earlier keys are to be multiplied by.
+    float weigh(float* scores, long row, int64_t start) {
+        const int64_t from = std::max<int64_t>(0, own.from[row] - start);
+        const int64_t until = std::min<int64_t>(KEYS, own.until[row] - start);
+        if (from >= until) {  // it sees none of them
+            std::fill(scores, scores + KEYS, 0.0f);
+            return 1;
+        }
+        std::fill(scores, scores + from, -INFINITY);
+        std::fill(scores + until, scores + KEYS, -INFINITY);
+        Vector most = load(scores);
+        for (int at = LANES; at < KEYS; at += LANES) most = maximum(most, load(scores + at));
+        const float before = own.top[row], top = std::max(before, largest(most) * scale);
+        Vector total{};
+        for (int at = 0; at < KEYS; at += LANES) {
+            const Vector weights = exp2(load(scores + at) * scale - top);
+            store(scores + at, weights);
+            total += weights;
+        }
+        const float kept = before == top ? 1.0f : exp2f(before - top);
+        own.top[row] = top;
+        own.weight_sum[row] = own.weight_sum[row] * kept + sum(total);
+        return kept;
+    }
+
+    void finish() {
+        for (long row = 0; row < rows; ++row) {
+            const long query_head = head * group + row % group;
+            float total = own.weight_sum[row];
+            if (step.sinks) total += exp2f(step.sinks[query_head] * LOG2_E - own.top[row]);
+            const float share = own.weight_sum[row] > 0 ? 1 / total : total * 0;  // NaN stays
+            Number* to = (Number*)step.output +
+                         ((first + row / group) * step.heads + query_head) * step.value_dim;
+            const float* from = &own.sums[row * step.value_dim];
+            for (long d = 0; d < step.value_dim; d += LANES) store(to + d, load(from + d) * share);
+        }
+    }
+};
+
+// The step's keys and values lie in their slots.
+template <typename Number>
+void write(const Step& step, int64_t query) {
+    const int64_t slot = step.write_slots[query];
+    for (int64_t head = 0; head < step.kv_heads; ++head) {
+        memcpy((Number*)step.key_cache + (slot * step.kv_heads + head) * step.head_dim,
+               (const Number*)step.key + query * step.key_stride + head * step.key_head_stride,
+               step.head_dim * sizeof(Number));
+        memcpy((Number*)step.value_cache + (slot * step.kv_heads + head) * step.value_dim,
+               (const Number*)step.value + query * step.value_stride + head * step.value_head_stride,
+               step.value_dim * sizeof(Number));
+    }
+}
+
+template <typename Number, bool PAIRS>
+void attend(const Step& step, const Blocks& blocks) {
+#pragma omp parallel
+    {
+#pragma omp for schedule(static)
+        for (int64_t query = 0; query < step.queries; ++query) write<Number>(step, query);
+        static thread_local Scratch scratch;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t item = 0; item < blocks.count() * step.kv_heads; ++item) {
+            const int64_t at = item / step.kv_heads;
+            Block<Number, PAIRS> block{step, scratch, item % step.kv_heads, blocks.first(at),
+                                       blocks.last(at)};
+            block.start();
+            for (const int64_t read : blocks.reads[at]) block.attend(step.reads[read]);
+            block.finish();
+        }
+    }
+}

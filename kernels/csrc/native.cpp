@@ -1,0 +1,138 @@
+// Prefix-shared attention over paged KV on the CPU: one pass over all that a step reads.
+//
+// Compiled for several instruction sets in one library; the processor at hand chooses. Called through
+// ctypes with plain pointers, so that it needs no headers of torch or Python. OpenMP is left to be
+// resolved at loading, by the runtime that torch has brought: two would fight for the cores.
+
+#include <immintrin.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#define EXPORTED __attribute__((visibility("default")))
+
+namespace {
+
+struct Bfloat16 {
+    uint16_t bits;
+};
+
+// Queries query_start:query_end read keys at positions position, position + 1, ...
+struct Read {
+    int64_t query_start, query_end, keys, position;
+    int64_t first_slot;    // of consecutive ones; -1 where they are listed
+    const int64_t* slots;  // the list
+
+    int64_t slot(int64_t at) const { return first_slot >= 0 ? first_slot + at : slots[at]; }
+};
+
+}  // namespace
+
+extern "C" {
+
+// One layer of one step; strides count numbers, and the last axis is dense everywhere.
+struct Step {
+    int64_t queries, heads, kv_heads, head_dim, value_dim;
+    int64_t window;  // 0 for none
+    int64_t read_count;
+    int64_t query_stride, query_head_stride, key_stride, key_head_stride, value_stride,
+        value_head_stride;
+    float scale;
+    int32_t is_bfloat16;
+    const void *query, *key, *value;  // [queries, heads or kv_heads, dim]
+    void *key_cache, *value_cache;    // [slots, kv_heads, dim]
+    void* output;                     // [queries, heads, value_dim]
+    const int64_t *positions, *write_slots;  // [queries]
+    const Read* reads;
+    const float* sinks;  // [heads], or null
+};
+}
+
+namespace {
+
+// Neighbouring queries, small enough that all threads get some, and what each block reads.
+struct Blocks {
+    int64_t queries, size;
+    std::vector<std::vector<int64_t>> reads;
+
+    Blocks(const Step& step, int64_t threads) : queries(step.queries) {
+        const int64_t group = step.heads / step.kv_heads;
+        const int64_t wanted = 4 * threads;  // items, of which a key head is one each
+        const int64_t even = queries * step.kv_heads / wanted;
+        size = std::clamp<int64_t>(even, 1, std::max<int64_t>(1, 192 / group));
+        reads.resize((queries + size - 1) / size);
+        for (int64_t read = 0; read < step.read_count; ++read)
+            for (int64_t at = step.reads[read].query_start / size;
+                 at * size < step.reads[read].query_end; ++at)
+                reads[at].push_back(read);
+    }
+    int64_t count() const { return reads.size(); }
+    int64_t first(int64_t at) const { return at * size; }
+    int64_t last(int64_t at) const { return std::min(queries, (at + 1) * size); }
+};
+
+#define LANES 8
+#define VECTORS 2
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+namespace avx2 {
+#include "tile.h"
+#include "attend.h"
+}  // namespace avx2
+#pragma GCC pop_options
+#undef LANES
+#undef VECTORS
+
+#define LANES 16
+#define VECTORS 4
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,prefer-vector-width=512")
+namespace avx512 {
+#include "tile.h"
+#include "attend.h"
+}  // namespace avx512
+#pragma GCC pop_options
+
+#define PAIR_PRODUCTS
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,prefer-vector-width=512")
+namespace avx512_bf16 {
+#include "tile.h"
+#include "attend.h"
+}  // namespace avx512_bf16
+#pragma GCC pop_options
+
+enum Instructions { TOO_OLD, AVX2, AVX512, AVX512_BF16 };  // as `Instructions` in native.py
+
+}  // namespace
+
+extern "C" {
+
+// The best instructions of this processor that a kernel here is compiled for.
+EXPORTED int32_t batchpipe_instructions() {
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        return __builtin_cpu_supports("avx512bf16") ? AVX512_BF16 : AVX512;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? AVX2 : TOO_OLD;
+}
+
+// Stores the step's keys and values, then every query attends to its context.
+EXPORTED void batchpipe_attend(const Step* step, int32_t instructions) {
+    const Blocks blocks(*step, omp_get_max_threads());
+    const bool halves = step->is_bfloat16;
+    if (instructions == AVX2)
+        halves ? avx2::attend<Bfloat16, false>(*step, blocks)
+               : avx2::attend<float, false>(*step, blocks);
+    else if (!halves)
+        avx512::attend<float, false>(*step, blocks);
+    else if (instructions == AVX512_BF16 && step->head_dim % 32 == 0)
+        avx512_bf16::attend<Bfloat16, true>(*step, blocks);
+    else
+        avx512::attend<Bfloat16, false>(*step, blocks);
+}
+}

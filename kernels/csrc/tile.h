@@ -1,0 +1,184 @@
+// Register tiles of the attention kernel. Included once for each instruction set, inside a namespace
+// that defines LANES (floats of a vector) and VECTORS (vectors of a panel); no include guard.
+
+typedef float Vector __attribute__((vector_size(LANES * 4)));
+typedef int32_t Bits __attribute__((vector_size(LANES * 4)));
+typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+
+constexpr int PANEL = LANES * VECTORS;  // columns that a tile of ROWS rows holds in registers
+
+inline Vector load(const float* from) {
+    Vector vector;
+    __builtin_memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+inline Vector load(const Bfloat16* from) {  // a bfloat16 is the upper half of a float
+    Halves halves;
+    __builtin_memcpy(&halves, from, sizeof halves);
+    Bits bits = __builtin_convertvector(halves, Bits) << 16;
+    return (Vector)bits;
+}
+
+inline void store(float* to, Vector vector) { __builtin_memcpy(to, &vector, sizeof vector); }
+
+inline void store(Bfloat16* to, Vector vector) {  // to nearest, ties to even; a NaN stays one
+    Bits bits = (Bits)vector;
+    Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    Bits quiet = (bits >> 16) | 0x40;
+    Halves halves = __builtin_convertvector(vector == vector ? rounded : quiet, Halves);
+    __builtin_memcpy(to, &halves, sizeof halves);
+}
+
+inline Vector paired(const Bfloat16* lower, const Bfloat16* upper) {
+    Halves low, high;
+    __builtin_memcpy(&low, lower, sizeof low);
+    __builtin_memcpy(&high, upper, sizeof high);
+    return (Vector)(__builtin_convertvector(low, Bits) | __builtin_convertvector(high, Bits) << 16);
+}
+
+inline Vector broadcast(float number) { return number - Vector{}; }
+
+inline Vector broadcast(const float* word) {  // whatever its bits are
+    int32_t bits;
+    __builtin_memcpy(&bits, word, sizeof bits);
+    return (Vector)(bits + Bits{});
+}
+
+// A word is a float, or a pair of neighbouring bfloat16 where the processor multiplies those.
+template <bool PAIRS>
+inline Vector multiply_add(Vector sum, Vector a, Vector b) {
+#ifdef PAIR_PRODUCTS
+    if constexpr (PAIRS) return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+#endif
+    return sum + a * b;
+}
+
+inline Vector maximum(Vector a, Vector b) { return a > b ? a : b; }
+
+// Lanes of two vectors by number (those of the second count from LANES), for `half` a power of two.
+enum Lanes { SWAPPED, LOWER, UPPER };  // halves exchanged; a's and b's lower halves; their upper ones
+
+template <Lanes WHICH, int HALF>
+inline Vector chosen(Vector a, Vector b) {
+    struct Table {
+        int32_t lanes[LANES];
+        constexpr Table() : lanes() {
+            for (int lane = 0; lane < LANES; ++lane) {
+                const bool second = lane & HALF;
+                lanes[lane] = WHICH == SWAPPED ? (lane ^ HALF)
+                              : WHICH == LOWER ? (second ? LANES + lane - HALF : lane)
+                                               : (second ? LANES + lane : lane + HALF);
+            }
+        }
+    };
+    alignas(64) static constexpr Table table{};
+    Bits lanes;
+    __builtin_memcpy(&lanes, table.lanes, sizeof lanes);
+    return __builtin_shuffle(a, b, lanes);
+}
+
+template <int HALF = LANES / 2>
+inline float sum(Vector vector) {
+    vector += chosen<SWAPPED, HALF>(vector, vector);
+    if constexpr (HALF > 1)
+        return sum<HALF / 2>(vector);
+    else
+        return vector[0];
+}
+
+template <int HALF = LANES / 2>
+inline float largest(Vector vector) {
+    vector = maximum(vector, chosen<SWAPPED, HALF>(vector, vector));
+    if constexpr (HALF > 1)
+        return largest<HALF / 2>(vector);
+    else
+        return vector[0];
+}
+
+// Lane i is the sum of the i-th vector.
+template <int HALF = LANES / 2>
+inline Vector lane_sums(Vector* parts) {
+    for (int at = 0; at < HALF; ++at)
+        parts[at] = chosen<LOWER, HALF>(parts[at], parts[at + HALF]) +
+                    chosen<UPPER, HALF>(parts[at], parts[at + HALF]);
+    if constexpr (HALF > 1)
+        return lane_sums<HALF / 2>(parts);
+    else
+        return parts[0];
+}
+
+// Rows become columns, by swapping blocks off the diagonal of ever smaller size.
+template <int HALF = LANES / 2>
+inline void transpose(Vector* rows) {
+    for (int at = 0; at < LANES; ++at) {
+        if (at & HALF) continue;
+        const Vector a = rows[at], b = rows[at + HALF];
+        rows[at] = chosen<LOWER, HALF>(a, b);
+        rows[at + HALF] = chosen<UPPER, HALF>(a, b);
+    }
+    if constexpr (HALF > 1) transpose<HALF / 2>(rows);
+}
+
+// 2^x, relative error below 3e-7; 0 below -126. Cephes' polynomial on [-1/2, 1/2].
+inline Vector exp2(Vector x) {
+    const Vector shift = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    Vector bounded = x < -126.0f ? broadcast(-126.0f) : x;
+    Vector whole = (bounded + shift) - shift;
+    Vector part = bounded - whole;
+    Vector power = broadcast(1.535336188319500e-4f);
+    power = power * part + 1.339887440266574e-3f;
+    power = power * part + 9.618437357674640e-3f;
+    power = power * part + 5.550332471162809e-2f;
+    power = power * part + 2.402264791363012e-1f;
+    power = power * part + 6.931472028550421e-1f;
+    power = power * part + 1.0f;
+    Bits scale = (__builtin_convertvector(whole, Bits) + 127) << 23;
+    Vector result = power * (Vector)scale;
+    return x < -126.0f ? Vector{} : result;
+}
+
+// out[ROWS, COUNT vectors] (+)= left[ROWS, depth] @ right[depth, COUNT vectors], all in registers.
+// Depth and the strides of left and right count words.
+template <int ROWS, int COUNT, bool PAIRS, bool ADD>
+inline void panel(const float* left, long left_stride, const float* right, long right_stride,
+                  long depth, float* out, long out_stride) {
+    Vector sums[ROWS][COUNT];
+#pragma GCC unroll 8
+    for (int row = 0; row < ROWS; ++row)
+#pragma GCC unroll 4
+        for (int at = 0; at < COUNT; ++at)
+            sums[row][at] = ADD ? load(out + row * out_stride + at * LANES) : Vector{};
+    for (long step = 0; step < depth; ++step) {
+        Vector columns[COUNT];
+#pragma GCC unroll 4
+        for (int at = 0; at < COUNT; ++at) {
+            columns[at] = load(right + step * right_stride + at * LANES);
+            asm("" : "+v"(columns[at]));  // stays in its register for all the rows
+        }
+#pragma GCC unroll 8
+        for (int row = 0; row < ROWS; ++row) {
+            const Vector factor = broadcast(left + row * left_stride + step);
+#pragma GCC unroll 4
+            for (int at = 0; at < COUNT; ++at)
+                sums[row][at] = multiply_add<PAIRS>(sums[row][at], factor, columns[at]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int row = 0; row < ROWS; ++row)
+#pragma GCC unroll 4
+        for (int at = 0; at < COUNT; ++at) store(out + row * out_stride + at * LANES, sums[row][at]);
+}
+
+// The same for any multiple of LANES columns.
+template <int ROWS, bool PAIRS, bool ADD>
+inline void product(const float* left, long left_stride, const float* right, long right_stride,
+                    long depth, long columns, float* out, long out_stride) {
+    long at = 0;
+    for (; at + PANEL <= columns; at += PANEL)
+        panel<ROWS, VECTORS, PAIRS, ADD>(left, left_stride, right + at, right_stride, depth, out + at,
+                                         out_stride);
+    for (; at < columns; at += LANES)
+        panel<ROWS, 1, PAIRS, ADD>(left, left_stride, right + at, right_stride, depth, out + at,
+                                   out_stride);
+}
