@@ -7,7 +7,7 @@
 
 constexpr int TILE = 6;           // rows of a register tile
 constexpr int KEYS = 64;          // keys of a packed block
-constexpr int STREAMED_ROWS = 8;  // so many rows or fewer do not pay for packing
+constexpr int STREAMED_ROWS = 2;  // so many rows or fewer do not pay for packing
 constexpr float LOG2_E = 1.44269504088896341f;
 
 struct Scratch {
@@ -117,17 +117,23 @@ struct Block {
     void add(const float* weights, const Number** values, long row, int64_t start, int64_t count,
              float kept, long column) {
         float* to = &own.sums[row * step.value_dim + column];
-        Vector sums[COUNT];
+        Vector even[COUNT], odd[COUNT]{};  // two chains, or each sum waits for the one before it
 #pragma GCC unroll 4
-        for (int at = 0; at < COUNT; ++at) sums[at] = load(to + at * LANES) * kept;
-        const int64_t from = std::max<int64_t>(0, own.from[row] - start);  // unseen ones may hold NaN
+        for (int at = 0; at < COUNT; ++at) even[at] = load(to + at * LANES) * kept;
+        int64_t key = std::max<int64_t>(0, own.from[row] - start);  // unseen ones may hold NaN
         const int64_t until = std::min(count, own.until[row] - start);
-        for (int64_t key = from; key < until; ++key)
+        for (; key + 2 <= until; key += 2)
+#pragma GCC unroll 4
+            for (int at = 0; at < COUNT; ++at) {
+                even[at] += load(values[key] + column + at * LANES) * weights[key];
+                odd[at] += load(values[key + 1] + column + at * LANES) * weights[key + 1];
+            }
+        if (key < until)
 #pragma GCC unroll 4
             for (int at = 0; at < COUNT; ++at)
-                sums[at] += load(values[key] + column + at * LANES) * weights[key];
+                even[at] += load(values[key] + column + at * LANES) * weights[key];
 #pragma GCC unroll 4
-        for (int at = 0; at < COUNT; ++at) store(to + at * LANES, sums[at]);
+        for (int at = 0; at < COUNT; ++at) store(to + at * LANES, even[at] + odd[at]);
     }
 
     // Many rows: a block of keys and values is packed once for all of them.
