@@ -14,6 +14,7 @@ import batchpipe
 from batchpipe.config import (
     DTYPES,
     ON_TOO_LONG,
+    QUANTIZE,
     JobOptions,
     PlanOptions,
     RunOptions,
@@ -38,6 +39,15 @@ Exit codes:
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 GOES_ON = "what is finished is on disk, and the same command goes on from there"
+
+DTYPE_OPTIONS = (
+    click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True),
+    click.option(
+        "--quantize",
+        type=click.Choice(QUANTIZE),
+        help="Round the weights as they load; needs batchpipe[quant] [default: not].",
+    ),
+)
 
 SAMPLING_OPTIONS = (
     click.option("--max-tokens", type=int, help="Most tokens of an answer [default: 256]."),
@@ -64,7 +74,7 @@ JOB_OPTIONS = (
     click.option("--seed", type=int, default=0, show_default=True),
     click.option("--order", type=click.Choice(list(ORDERS)), default="planned", show_default=True),
     click.option("--kv-memory", default="auto", show_default=True, help="Memory for KV, e.g. 4GB."),
-    click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True),
+    *DTYPE_OPTIONS,
     click.option(
         "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True
     ),
@@ -203,28 +213,37 @@ def plan(as_json: bool, **given: Any) -> None:
 
 @commands.command()
 @click.option("-m", "--model", help="Hub id or local directory [default: a random 30M Llama].")
-@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True)
+@_with(DTYPE_OPTIONS)
 @click.option(
     "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True
 )
 @click.option("--quick", is_flag=True, help="Measure a quarter of the steps.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON report on stdout.")
-def calibrate(model: str | None, dtype: str, device: str, quick: bool, as_json: bool) -> None:
+def calibrate(
+    model: str | None,
+    dtype: str,
+    quantize: str | None,
+    device: str,
+    quick: bool,
+    as_json: bool,
+) -> None:
     """Measure this machine with the real engine and keep its profile for later plans."""
     from batchpipe.run.calibrate import calibrate as measure_machine
 
-    _print(measure_machine(model, dtype=dtype, device=device, quick=quick), as_json)
+    report = measure_machine(model, dtype=dtype, quantize=quantize, device=device, quick=quick)
+    _print(report, as_json)
 
 
 @commands.command()
 @click.option("-o", "--out", default="demo-results.parquet", show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N tickets.")
+@_with(DTYPE_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
-def demo(out: str, limit: int | None, as_json: bool) -> None:
+def demo(out: str, limit: int | None, dtype: str, quantize: str | None, as_json: bool) -> None:
     """Label shipped support tickets with a shipped tiny model and print the accuracy."""
     from batchpipe.demo.command import run_demo
 
-    _print(run_demo(out, limit), as_json)
+    _print(run_demo(out, limit, dtype=dtype, quantize=quantize), as_json)
 
 
 def _job_options(given: dict[str, Any]) -> JobOptions:

@@ -12,6 +12,7 @@ from typing import Any
 from batchpipe.errors import ConfigError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZE = ("int8", "int4", "float8")
 STATUSES = ("success", "error", "invalid_output")
 FINISH_REASONS = ("stop", "length")
 ON_TOO_LONG = ("error", "skip", "truncate-left")
@@ -34,6 +35,7 @@ class JobOptions:
     order: str = "planned"
     kv_memory: str = "auto"
     dtype: str = "auto"
+    quantize: str | None = None  # one of `QUANTIZE`; None leaves the weights as they are
     device: str = "auto"
     on_too_long: str = "error"
     revision: str | None = None
@@ -96,6 +98,11 @@ def parse_bytes(text: str) -> int:
     if amount <= 0:
         raise ConfigError(f"--kv-memory {text!r} must be more than nothing")
     return amount
+
+
+def dtype_text(dtype: str, quantize: str | None) -> str:
+    """What a model computes in, as a person reads it: ``bfloat16 with int8 weights``."""
+    return dtype if quantize is None else f"{dtype} with {quantize} weights"
 
 
 def written_bytes(amount: int) -> str:

@@ -53,13 +53,32 @@ def greedy_reference(
     keeps the token that completed the string.
     """
     model, own_eos = _load(str(model_dir))
-    limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else list(max_tokens)
     eos = None if ignore_eos else list(own_eos if eos_token_id is None else eos_token_id)
     options: dict[str, Any] = {"repetition_penalty": repetition_penalty, "eos_token_id": eos}
     extra: dict[str, Any] = {}
     if stop_strings:
         options["stop_strings"] = list(stop_strings)
         extra["tokenizer"] = load_tokenizer(str(model_dir))
+    return _answers(model, prompts, max_tokens, options, extra)
+
+
+def greedy_answers(
+    model: Any, prompts: Sequence[Sequence[int]], max_tokens: int
+) -> list[Reference]:
+    """The same of a model that is loaded already, with the eos of its generation config."""
+    eos = model.generation_config.eos_token_id
+    model.generation_config = GenerationConfig()
+    return _answers(model, prompts, max_tokens, {"eos_token_id": eos}, {})
+
+
+def _answers(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int | Sequence[int],
+    options: dict[str, Any],
+    extra: dict[str, Any],
+) -> list[Reference]:
+    limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else list(max_tokens)
     return [
         _answer(model, prompt, GenerationConfig(**_greedy(limit), **options), extra)
         for prompt, limit in zip(prompts, limits, strict=True)

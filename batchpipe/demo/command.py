@@ -48,20 +48,26 @@ class DemoReport:
             f"prompts    {run.prompt_tokens:,} tokens, {run.computed_prompt_tokens:,} of them "
             f"computed: {share:.1%} were shared",
             f"speed      {run.run_seconds:.1f} s, {tokens / run.run_seconds:,.0f} tokens/s "
-            f"({run.dtype} on {run.device})",
+            f"({run.computed_in})",
             f"results    {run.output}",
         ]
         return "\n".join(lines)
 
 
-def run_demo(out: str, limit: int | None = None) -> DemoReport:
+def run_demo(
+    out: str, limit: int | None = None, *, dtype: str = "auto", quantize: str | None = None
+) -> DemoReport:
     """The shipped tickets are labelled, written to ``out`` and scored."""
     tickets = load_tickets()[:limit]
     with tempfile.TemporaryDirectory(prefix="batchpipe-demo-") as folder:
         job = Path(folder) / "tickets.jsonl"
         job.write_text("".join(json.dumps(_row(ticket)) + "\n" for ticket in tickets))
         options = JobOptions(
-            input=str(job), model=str(MODEL_DIR), sampling={"max_tokens": MAX_TOKENS}
+            input=str(job),
+            model=str(MODEL_DIR),
+            sampling={"max_tokens": MAX_TOKENS},
+            dtype=dtype,
+            quantize=quantize,
         )
         own = RunOptions(out=out, run_dir=str(Path(folder) / "run"), overwrite=True)
         summary = run(options, own)

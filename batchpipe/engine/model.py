@@ -17,6 +17,7 @@ from batchpipe.engine.attention import PagedAttention
 from batchpipe.engine.faults import is_device_lost, is_out_of_memory
 from batchpipe.engine.host_memory import keep_freed_memory
 from batchpipe.engine.linear import pack_linears
+from batchpipe.engine.quantized import quantize_linears
 from batchpipe.engine.served import refuse
 from batchpipe.engine.token_batch import TokenBatch
 from batchpipe.errors import ConfigError
@@ -102,6 +103,7 @@ def load_model(
     device: torch.device,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    quantize: str | None = None,
 ) -> Any:
     """The model with its weights on the device, in evaluation mode."""
     disable_progress_bar()
@@ -125,7 +127,10 @@ def load_model(
             f"model {name}: its checkpoint lacks {len(missing)} weights, among them {missing[0]}; "
             f"the files are incomplete or belong to another model"
         )
-    model.eval().requires_grad_(False).to(device)
+    model.eval().requires_grad_(False)
+    if quantize is not None:
+        quantize_linears(model, quantize, device)
+    model.to(device)
     if device.type == "cpu":
         pack_linears(model)
         keep_freed_memory()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from batchpipe.errors import UnsupportedModelError
+from batchpipe.errors import ConfigError, UnsupportedModelError
 
 SERVED_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -26,3 +26,15 @@ def refuse_by_config(name: str, config: Any) -> None:
         refuse(name, config, f"it has {layers} layers, and batchpipe keeps keys and values only")
     if getattr(config, "kv_lora_rank", None):
         refuse(name, config, "its latent attention has keys and values of different sizes")
+
+
+def refuse_requantizing(name: str, config: Any, quantize: str) -> None:
+    """Raise `ConfigError` where the checkpoint's weights are quantised already."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return
+    method = found.get("quant_method") if isinstance(found, dict) else type(found).__name__
+    raise ConfigError(
+        f"model {name} is quantised already ({method}), and --quantize {quantize} rounds whole "
+        f"weights; leave the option out, or give the model that was quantised"
+    )

@@ -13,6 +13,7 @@ import torch
 
 from batchpipe.config import JobOptions, RetryOptions, RunOptions
 from batchpipe.engine.model import choose_device, choose_dtype, refuse_by_class
+from batchpipe.engine.quantized import check_quantizable
 from batchpipe.errors import ConfigError
 from batchpipe.journal.folder import Folder
 from batchpipe.journal.journal import Journal
@@ -67,6 +68,8 @@ def make_ready(options: JobOptions, run_options: RunOptions) -> Ready:
     refuse_by_class(options.model, config)
     language = load_language(options, config)
     dtype = choose_dtype(options.dtype, config, device)
+    if options.quantize is not None:
+        check_quantizable(options.model, config, options.quantize, device=device, dtype=dtype)
     target = target_of(
         options, language, device=device.type, dtype=dtype, step_tokens=run_options.step_tokens
     )

@@ -17,15 +17,16 @@ import torch
 import transformers
 from transformers.utils.logging import disable_progress_bar
 
-from batchpipe.config import JobOptions
+from batchpipe.config import JobOptions, dtype_text
 from batchpipe.engine.calibrate import POINTS, QUICK_POINTS, Measured, measure
 from batchpipe.engine.model import choose_device, choose_dtype, load_model, refuse_by_class
+from batchpipe.engine.quantized import check_quantizable
 from batchpipe.engine.self_check import check_attention
 from batchpipe.engine.sustained import Played, play
 from batchpipe.errors import BatchpipeError
 from batchpipe.planner.machine.fit_machine import Fit, fit_machine, slowed
 from batchpipe.planner.machine.machine import Machine
-from batchpipe.planner.machine.model_shape import DTYPE_BYTES, ModelShape
+from batchpipe.planner.machine.model_shape import DTYPE_BYTES, QUANTIZED_BYTES, ModelShape
 from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.run.kv_memory import blocks_in, free_bytes
 from batchpipe.run.language import load_config, load_language
@@ -65,10 +66,12 @@ class Report:
     errors_by_kind: dict[str, float]  # median of each kind
     path: str
     slowdown: float = 1.0  # of the steps of a job against steps repeated
+    quantize: str | None = None  # how the weights were kept; None: in the dtype
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; the machine by its fields."""
-        names = ("model", "dtype", "device", "steps", "median_error", "worst_error", "slowdown")
+        told = ("model", "dtype", "quantize", "device", "steps", "slowdown")
+        names = (*told, "median_error", "worst_error")
         own = {name: getattr(self, name) for name in names}
         kinds = {"errors_by_kind": self.errors_by_kind}
         return {"machine": self.machine.as_fields(), **own, **kinds, "path": self.path}
@@ -77,8 +80,10 @@ class Report:
         machine = self.machine
         share = 1.0 if DTYPE_BYTES[self.dtype] <= 2 else machine.float32_share
         reading = machine.weight_bytes_per_second
-        computing = machine.matmul_flops * share / 2 * DTYPE_BYTES[self.dtype]  # weights' bytes/s
+        kept = DTYPE_BYTES[self.dtype] if self.quantize is None else QUANTIZED_BYTES[self.quantize]
+        computing = machine.matmul_flops * share / 2 * kept  # weights' bytes/s
         seen = reading < 0.99 * computing  # else no step was slowed by reading weights
+        computed_in = dtype_text(self.dtype, self.quantize)
         kinds = ", ".join(f"{kind} {error:.0%}" for kind, error in self.errors_by_kind.items())
         rows = (
             ("linear layers", machine.matmul_flops * share / 1e12, "TFLOP/s"),
@@ -90,7 +95,7 @@ class Report:
         )
         return "\n".join(
             (
-                f"{self.model} in {self.dtype} on {self.device}, {self.steps} steps measured",
+                f"{self.model} in {computed_in} on {self.device}, {self.steps} steps measured",
                 *(f"  {name:<24}{_figure(amount):>10} {unit}" for name, amount, unit in rows),
                 f"median error {self.median_error:.1%}, worst {self.worst_error:.1%} ({kinds})",
                 f"steps of a job took {self.slowdown:.2f} times as long as repeated ones: included",
@@ -100,7 +105,12 @@ class Report:
 
 
 def calibrate(
-    model: str | None, *, dtype: str = "auto", device: str = "auto", quick: bool = False
+    model: str | None,
+    *,
+    dtype: str = "auto",
+    quantize: str | None = None,
+    device: str = "auto",
+    quick: bool = False,
 ) -> Report:
     """The machine's profile stands where `find_machine` finds it.
 
@@ -109,15 +119,12 @@ def calibrate(
         BatchpipeError: too few steps fit the model's context and the memory to tell anything
     """
     chosen_device = choose_device(device)
-    with _model(model) as (name, config, shape):
-        chosen_dtype = choose_dtype(dtype, config, chosen_device)
-        loaded = load_model(name, config, dtype=chosen_dtype, device=chosen_device)
-        if model is not None:
-            check_attention(loaded, shape, name)
+    loaded, shape, chosen_dtype = _loaded(model, dtype, quantize, chosen_device)
     kv_blocks = blocks_in(free_bytes(chosen_device.type), shape, chosen_dtype)
     points = QUICK_POINTS if quick else POINTS
     named = model or STAND_IN
-    print(f"measuring {len(points)} steps of {named} in {chosen_dtype}", file=sys.stderr)
+    computed_in = dtype_text(chosen_dtype, quantize)
+    print(f"measuring {len(points)} steps of {named} in {computed_in}", file=sys.stderr)
     steps = list(measure(loaded, shape, kv_blocks, points))
     if len(steps) < FEWEST_STEPS:
         raise BatchpipeError(
@@ -125,7 +132,8 @@ def calibrate(
             f"{shape.context} tokens and this machine, and {FEWEST_STEPS} are needed; give a "
             f"smaller model or one with a longer context"
         )
-    base = find_machine(None, model=named, dtype=chosen_dtype, device=chosen_device.type)
+    kind = chosen_device.type
+    base = find_machine(None, model=named, dtype=chosen_dtype, device=kind, quantize=quantize)
     fit = fit_machine(
         [step.load for step in steps], [step.seconds for step in steps], shape, chosen_dtype, base
     )
@@ -134,14 +142,28 @@ def calibrate(
     )
     machine = replace(
         slowed(fit.machine, slowdown),
-        name=f"{socket.gethostname()}-{chosen_device.type}",
+        name=f"{socket.gethostname()}-{kind}",
         memory_bytes=_memory_bytes(chosen_device),
-        device=chosen_device.type,
-        note=f"measured by `batchpipe calibrate` with {named} in {chosen_dtype}",
+        device=kind,
+        note=f"measured by `batchpipe calibrate` with {named} in {computed_in}",
     )
-    path = save_profile(machine, named, chosen_dtype, device=chosen_device.type)
-    report = _report(machine, fit, steps, named, chosen_dtype, chosen_device.type, path)
-    return replace(report, slowdown=round(slowdown, 4))
+    path = save_profile(machine, named, chosen_dtype, device=kind, quantize=quantize)
+    report = _report(machine, fit, steps, named, chosen_dtype, kind, path)
+    return replace(report, slowdown=round(slowdown, 4), quantize=quantize)
+
+
+def _loaded(
+    model: str | None, dtype: str, quantize: str | None, device: torch.device
+) -> tuple[Any, ModelShape, str]:
+    """The model on the device, its sizes and the dtype it computes in; checked where it is real."""
+    with _model(model, quantize) as (name, config, shape):
+        chosen = choose_dtype(dtype, config, device)
+        if quantize is not None:
+            check_quantizable(model or STAND_IN, config, quantize, device=device, dtype=chosen)
+        loaded = load_model(name, config, dtype=chosen, device=device, quantize=quantize)
+        if model is not None:
+            check_attention(loaded, shape, name)
+    return loaded, shape, chosen
 
 
 def _slowdown(machine: Machine, played: list[Played], shape: ModelShape, dtype: str) -> float:
@@ -152,10 +174,10 @@ def _slowdown(machine: Machine, played: list[Played], shape: ModelShape, dtype: 
 
 
 @contextmanager
-def _model(name: str | None) -> Iterator[tuple[str, Any, ModelShape]]:
+def _model(name: str | None, quantize: str | None) -> Iterator[tuple[str, Any, ModelShape]]:
     """Where the model lies while the context lasts, its configuration and its sizes."""
     if name is not None:
-        options = JobOptions(input="", model=name)
+        options = JobOptions(input="", model=name, quantize=quantize)
         config = load_config(options)
         refuse_by_class(name, config)
         yield name, config, load_language(options, config).shape
@@ -165,7 +187,7 @@ def _model(name: str | None) -> Iterator[tuple[str, Any, ModelShape]]:
         torch.manual_seed(0)
         disable_progress_bar()
         transformers.LlamaForCausalLM(config).save_pretrained(folder)
-        yield folder, config, ModelShape.from_config(config)
+        yield folder, config, replace(ModelShape.from_config(config), quantize=quantize)
 
 
 def _memory_bytes(device: torch.device) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from batchpipe.config import JobOptions
+from batchpipe.config import JobOptions, dtype_text
 from batchpipe.engine.engine import Engine
 from batchpipe.engine.faults import first_line, is_device_lost, is_out_of_memory
 from batchpipe.engine.model import Decoder, bind, load_model
@@ -128,6 +128,7 @@ def _loaded(language: Language, options: JobOptions, device: torch.device, dtype
             device=device,
             revision=options.revision,
             trust_remote_code=options.trust_remote_code,
+            quantize=options.quantize,
         )
         check_attention(model, language.shape, options.model)
     except (RuntimeError, MemoryError) as error:
@@ -138,7 +139,8 @@ def _loaded(language: Language, options: JobOptions, device: torch.device, dtype
         weights = language.shape.weight_bytes(dtype)
         raise ConfigError(
             f"{device.type} has no room for {options.model}, whose weights take "
-            f"{weights / 1e9:.1f} GB in {dtype}; choose a smaller model or --dtype"
+            f"{weights / 1e9:.1f} GB in {dtype_text(dtype, options.quantize)}; choose a smaller "
+            f"model, --dtype or --quantize"
         ) from error
     return model
 

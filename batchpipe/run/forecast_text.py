@@ -63,6 +63,9 @@ class Preview:
     kv_tokens_available: int
     kv_tokens_of_longest: int  # the longest request alone, its answer at its limit
     kv_bytes_per_token: int
+    dtype: str
+    quantize: str | None  # how linear weights are kept; None: in the dtype
+    weight_bytes: int
     step_tokens: int
     machine: str
     machine_measured: bool
@@ -134,8 +137,13 @@ class Preview:
                 "KV for all at once": self._kv(self.kv_tokens_needed),
                 "  longest request": self._kv(self.kv_tokens_of_longest),
                 "KV available": self._kv(self.kv_tokens_available),
+                "weights": self._weights(),
             }
         )
+
+    def _weights(self) -> str:
+        kind = f"{self.quantize}, the rest {self.dtype}" if self.quantize else self.dtype
+        return f"{self.weight_bytes / 1e9:.2f} GB ({kind})"
 
     def _kv(self, tokens: int) -> str:
         return f"{tokens:,} tokens ({tokens * self.kv_bytes_per_token / 1e9:.2f} GB)"

@@ -219,6 +219,7 @@ def _summary(
         order=options.order,
         policy=executed.policy,
         dtype=ready.dtype,
+        quantize=options.quantize,
         device=ready.device.type,
         output=run_options.out,
         run_dir=journal.folder.name,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from batchpipe.config import JobOptions
-from batchpipe.engine.served import refuse, refuse_by_config
+from batchpipe.engine.served import refuse, refuse_by_config, refuse_requantizing
 from batchpipe.errors import ConfigError
 from batchpipe.planner.machine.model_shape import ModelShape
 from batchpipe.rows.parameters import check_sampling
@@ -72,6 +72,8 @@ def load_config(options: JobOptions) -> Any:  # transformers PreTrainedConfig
             f"({_first_line(error)})"
         ) from error
     refuse_by_config(name, config)
+    if options.quantize is not None:
+        refuse_requantizing(name, config, options.quantize)
     return config
 
 
@@ -82,7 +84,7 @@ def load_language(options: JobOptions, config: Any) -> Language:
         ConfigError: the tokenizer is not there, or the defaults are out of range
         UnsupportedModelError: the configuration lacks the sizes of a decoder
     """
-    shape = shape_of(options.model, config)
+    shape = shape_of(options, config)
     tokenizer = _load_tokenizer(options)
     generation = _generation_defaults(options)
     eos = generation.get("eos_token_id", config.get_text_config().eos_token_id)
@@ -102,18 +104,20 @@ def _source(options: JobOptions) -> dict[str, Any]:
     return {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
 
 
-def shape_of(name: str, config: Any) -> ModelShape:
-    """The sizes of the model.
+def shape_of(options: JobOptions, config: Any) -> ModelShape:
+    """The sizes of the model, its weights as they will be loaded.
 
     Raises:
         UnsupportedModelError: the configuration lacks the sizes of a decoder
     """
+    name = options.model
     try:
-        return ModelShape.from_config(config.get_text_config())
+        shape = ModelShape.from_config(config.get_text_config())
     except AttributeError as missing:
         refuse(name, config, f"its configuration has no {missing.name}")
     except RuntimeError:  # as transformers answers where a size differs from layer to layer
         refuse(name, config, "its layers differ in size")
+    return replace(shape, quantize=options.quantize)
 
 
 def _load_tokenizer(options: JobOptions) -> Any:

@@ -53,7 +53,13 @@ def target_of(
 
     ``elsewhere`` plans for the memory of the machine that ``--machine`` names instead.
     """
-    machine = find_machine(options.machine, model=options.model, dtype=dtype, device=device)
+    machine = find_machine(
+        options.machine,
+        model=options.model,
+        dtype=dtype,
+        device=device,
+        quantize=options.quantize,
+    )
     cost = StepCost(language.shape, machine, dtype)
     if elsewhere and options.machine is not None:
         device = machine.device
@@ -118,6 +124,7 @@ def plan_facts(plan: Plan, setting: Setting, options: JobOptions) -> dict[str, o
         "model": options.model,
         "machine": setting.cost.machine.name,
         "dtype": setting.cost.dtype,
+        "quantize": options.quantize,
         "kv_tokens": setting.kv_blocks * BLOCK_TOKENS,
         "step_tokens": setting.step_tokens,
     }

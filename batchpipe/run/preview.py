@@ -89,6 +89,9 @@ def preview(options: JobOptions, asked: PlanOptions) -> Preview:
         kv_tokens_available=setting.kv_blocks * BLOCK_TOKENS,
         kv_tokens_of_longest=int(alone_blocks(plan).max(initial=0)) * BLOCK_TOKENS,
         kv_bytes_per_token=language.shape.kv_bytes_per_token(setting.cost.dtype),
+        dtype=setting.cost.dtype,
+        quantize=options.quantize,
+        weight_bytes=language.shape.weight_bytes(setting.cost.dtype),
         step_tokens=setting.step_tokens,
         machine=machine.name,
         machine_measured=is_measured(machine),
@@ -122,6 +125,11 @@ def _prepared(options: JobOptions, asked: PlanOptions) -> tuple[Job, Language, T
         step_tokens=asked.step_tokens,
         elsewhere=True,
     )
+    if options.quantize == "float8" and target.cost.machine.device == "cpu":
+        raise ConfigError(
+            "--quantize float8 needs a Hopper GPU (H100, H200) or newer; choose int8 or int4, or "
+            "plan for such a GPU with --machine h100"
+        )
     if target.kv_blocks is None:  # on a GPU; without torch only its profile tells the memory
         cost = target.cost
         target = replace(target, kv_blocks=blocks_on(cost.machine, cost.shape, cost.dtype))

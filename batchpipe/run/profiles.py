@@ -1,7 +1,7 @@
 """Where machine profiles are kept, and which of them a run goes by.
 
 A profile that calibration measured is ``<state_dir>/machines/<host>-<device>-<model>-<dtype>-
-<digest>.json``, one for each of these four, and holds a JSON object:
+<digest>.json``, one for each of these four and each way to quantise, and holds a JSON object:
 
     {
       "machine": {"name": ..., "memory_bytes": ..., ...},   the fields of `Machine`
@@ -9,7 +9,8 @@ A profile that calibration measured is ``<state_dir>/machines/<host>-<device>-<m
       "dtype": "bfloat16",
       "host": "node-7",
       "device": "cuda",                                      the kind: cpu or cuda
-      "measured": "2026-01-31T09:30:00+00:00"                when, UTC
+      "measured": "2026-01-31T09:30:00+00:00",               when, UTC
+      "quantize": "int8"                                     where it was measured with such weights
     }
 
 A profile that somebody writes by hand may be the same, or the fields of the machine alone.
@@ -53,11 +54,13 @@ class Calibration:
     host: str
     device: str
     measured: str  # ISO 8601, UTC
+    quantize: str = ""  # how the weights were kept; empty: in the dtype
 
     @property
     def path(self) -> Path:
-        """The file for this host, device, model and dtype."""
-        parts = (self.host, self.device, self.model, self.dtype)
+        """The file for this host, device, model, dtype and kind of weights."""
+        kinds = [self.dtype, self.quantize] if self.quantize else [self.dtype]
+        parts = (self.host, self.device, self.model, *kinds)
         digest = blake2b(json.dumps(parts).encode(), digest_size=DIGEST_BYTES).hexdigest()
         return machines_dir() / f"{'-'.join(map(_file_name_part, parts))}-{digest}.json"
 
@@ -67,7 +70,7 @@ class Calibration:
         return json.dumps({"machine": self.machine.as_fields(), **tags}, indent=2).encode()
 
 
-TAGS = ("model", "dtype", "host", "device", "measured")
+TAGS = ("model", "dtype", "host", "device", "measured", "quantize")
 
 
 def state_dir() -> Path:
@@ -100,8 +103,10 @@ def load_profile(path: str | os.PathLike[str]) -> Machine:
     return _machine(profile.get("machine", profile), os.fspath(path))
 
 
-def save_profile(machine: Machine, model: str, dtype: str, *, device: str) -> Path:
-    """The profile stands under this host, device, model and dtype; an older one is gone.
+def save_profile(
+    machine: Machine, model: str, dtype: str, *, device: str, quantize: str | None = None
+) -> Path:
+    """The profile stands under this host and these settings; an older one of them is gone.
 
     Raises:
         ConfigError: the measured figures are none that a machine can have
@@ -114,6 +119,7 @@ def save_profile(machine: Machine, model: str, dtype: str, *, device: str) -> Pa
         host=socket.gethostname(),
         device=_kind(device),
         measured=datetime.now(UTC).isoformat(),
+        quantize=quantize or "",
     )
     path = calibration.path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,17 +128,21 @@ def save_profile(machine: Machine, model: str, dtype: str, *, device: str) -> Pa
     return path
 
 
-def find_machine(wanted: str | None, *, model: str, dtype: str, device: str) -> Machine:
+def find_machine(
+    wanted: str | None, *, model: str, dtype: str, device: str, quantize: str | None = None
+) -> Machine:
     """The machine of this name or file; without one the calibrated, else the one it is most like.
 
     Of this host's calibrations for the device, that of the same model and dtype comes first, then
-    those of the same dtype, then the latest.
+    those of the same dtype, then the latest. One with other weights is none: integers have other
+    rates, and a guess says that it is one.
 
     Raises:
         ConfigError: no machine has the name, or the file holds no profile
     """
     if wanted is None:
-        calibrations = _calibrations_here(_kind(device))
+        found = _calibrations_here(_kind(device))
+        calibrations = [each for each in found if each.quantize == (quantize or "")]
         if not calibrations:
             return MACHINES[_most_like(_kind(device))]
         same = (_model_name(model), dtype)

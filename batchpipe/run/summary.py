@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from batchpipe.config import dtype_text
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -39,6 +41,12 @@ class Summary:
     with_token_ids: bool
     repairs: int  # by `retry`
     exit_code: int
+    quantize: str | None = None  # how the weights were rounded; None: not
+
+    @property
+    def computed_in(self) -> str:
+        """Dtype, kind of weights and device, as a person reads them."""
+        return f"{dtype_text(self.dtype, self.quantize)} on {self.device}"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, in this order."""
@@ -57,8 +65,7 @@ class Summary:
                 f"{share:.1%} reused; {self.completion_tokens:,} tokens written",
                 f"planned in {self.plan_seconds:.1f} s, model loaded in {self.load_seconds:.1f} s, "
                 f"answered in {self.run_seconds:.1f} s, expected {self.expected_seconds:.1f} "
-                f"({tokens / max(1e-9, self.run_seconds):,.0f} tokens/s, {self.dtype} on "
-                f"{self.device})",
+                f"({tokens / max(1e-9, self.run_seconds):,.0f} tokens/s, {self.computed_in})",
                 *self._shortage(),
                 f"results: {self.output}",
             )

@@ -28,7 +28,7 @@ def bare_language(options: JobOptions, config: Any) -> Language:
     Raises:
         UnsupportedModelError: the configuration lacks the sizes of a decoder
     """
-    shape = shape_of(options.model, config)
+    shape = shape_of(options, config)
     return Language(options.model, config, None, shape, frozenset(), {})
 
 

@@ -91,7 +91,7 @@ def fit_machine(
     knee = min(fits, key=lambda knee: fits[knee][1])
     if fits[knee][1] > (1 - KNEE_GAIN) * fits[NO_KNEE][1]:
         knee = NO_KNEE
-    machine = _machine(base, fits[knee][0], knee, dtype)
+    machine = _machine(base, fits[knee][0], knee, shape, dtype)
     cost = StepCost(shape, machine, dtype)
     predicted = np.array([cost.seconds(load) for load in loads])
     return Fit(machine, predicted / measured - 1)
@@ -152,7 +152,7 @@ def _at_knee(
     knee: float, loads: Sequence[StepLoad], seconds: Floats, shape: ModelShape, dtype: str
 ) -> tuple[Floats, float]:
     """Seconds per layer, sequence, FLOP, attention FLOP and key byte; the error that is left."""
-    weights = _weight_bytes_per_flop(knee, dtype)
+    weights = _weight_bytes_per_flop(knee, shape, dtype)
     units = (
         replace(INSTANT, layer_seconds=1.0),
         replace(INSTANT, sequence_seconds=1.0),
@@ -167,12 +167,14 @@ def _at_knee(
     return solution, float(np.linalg.norm(relative @ solution - 1))
 
 
-def _weight_bytes_per_flop(knee: float, dtype: str) -> float:
+def _weight_bytes_per_flop(knee: float, shape: ModelShape, dtype: str) -> float:
     """Bytes of weights read per FLOP computed: ``knee`` rows take as long as reading them."""
-    return DTYPE_BYTES[dtype] / (2 * knee)
+    return shape.linear_weight_bytes(dtype) / (2 * knee)
 
 
-def _machine(base: Machine, solution: Floats, knee: float, dtype: str) -> Machine:
+def _machine(
+    base: Machine, solution: Floats, knee: float, shape: ModelShape, dtype: str
+) -> Machine:
     """The machine of these seconds per unit."""
     layer, sequence, *per_unit = solution.tolist()
     matmul, attention, kv = (1 / max(unit, 1 / FASTEST) for unit in per_unit)
@@ -182,7 +184,7 @@ def _machine(base: Machine, solution: Floats, knee: float, dtype: str) -> Machin
         matmul_flops=matmul / sixteen_bit,
         attention_flops=attention / sixteen_bit,
         kv_bytes_per_second=kv,
-        weight_bytes_per_second=matmul * _weight_bytes_per_flop(knee, dtype),
+        weight_bytes_per_second=matmul * _weight_bytes_per_flop(knee, shape, dtype),
         step_seconds=0.0,
         layer_seconds=layer,
         sequence_seconds=sequence,

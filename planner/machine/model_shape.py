@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 UNBOUNDED = 2**31 - 1  # the context of a model that names no limit
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
+# Of a quantised weight. int4 with what 128 weights share: a scale and, on a GPU, a zero point.
+QUANTIZED_BYTES = {"int8": 1.0, "float8": 1.0, "int4": 0.5 + 4 / 128}
 
 # An MLP has three matrices, gate, up and down, save in these families, which have no gate.
 PLAIN_MLP = frozenset(
@@ -67,6 +69,7 @@ class ModelShape:
     head_parameters: int  # vocab * hidden
     tied_head: bool  # the head is the embedding
     windows: tuple[int, ...]  # keys that a query sees, itself included; 0 is all  # [layers]
+    quantize: str | None = None  # how linear weights are kept, a key of `QUANTIZED_BYTES`
 
     @classmethod
     def from_config(cls, config: object) -> ModelShape:
@@ -115,8 +118,14 @@ class ModelShape:
         return self.linear_parameters + self.expert_parameters + copies * self.head_parameters
 
     def weight_bytes(self, dtype: str) -> int:
-        """Bytes that all parameters take."""
-        return self.parameters * DTYPE_BYTES[dtype]
+        """Bytes that all parameters take; embedding, head and experts are never quantised."""
+        others = self.parameters - self.linear_parameters
+        linear = self.linear_parameters * self.linear_weight_bytes(dtype)
+        return int(linear) + others * DTYPE_BYTES[dtype]
+
+    def linear_weight_bytes(self, dtype: str) -> float:
+        """Bytes of one weight of the linear layers."""
+        return DTYPE_BYTES[dtype] if self.quantize is None else QUANTIZED_BYTES[self.quantize]
 
     def kv_bytes_per_token(self, dtype: str) -> int:
         """Bytes that one token's keys and values take in all layers."""

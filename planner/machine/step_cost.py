@@ -61,12 +61,14 @@ class StepCost:
     def weights_seconds(self, tokens: int) -> float:
         """Reading the weights of the linear layers once, experts as far as ``tokens`` meet them."""
         shape = self.shape
-        parameters: float = shape.linear_parameters
+        experts = 0.0
         if shape.experts:
             # Each token misses an expert with probability 1 - k/E, and tokens choose apart.
             missed = (1 - shape.experts_per_token / shape.experts) ** tokens
-            parameters += shape.expert_parameters * (1 - missed)
-        return parameters * DTYPE_BYTES[self.dtype] / self.machine.weight_bytes_per_second
+            experts = shape.expert_parameters * (1 - missed)
+        linear_bytes = shape.linear_parameters * shape.linear_weight_bytes(self.dtype)
+        read_bytes = linear_bytes + experts * DTYPE_BYTES[self.dtype]
+        return read_bytes / self.machine.weight_bytes_per_second
 
     @cached_property
     def knee_tokens(self) -> int:

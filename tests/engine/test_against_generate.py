@@ -34,12 +34,13 @@ def answers(
     eos: frozenset[int] = frozenset({EOS_TOKEN_ID}),
     seen: Iterable[int] = (),
     names: Sequence[str] | None = None,
+    quantize: str | None = None,
 ) -> tuple[list[Answer], Engine]:
     names = names or [f"row-{row}" for row in range(len(prompts))]
     plan = make_plan(Prompts.pack(prompts), samplings, order=order)
     config = AutoConfig.from_pretrained(model_dir)
     device = torch.device("cpu")
-    model = load_model(str(model_dir), config, dtype="float32", device=device)
+    model = load_model(str(model_dir), config, dtype="float32", device=device, quantize=quantize)
     decoder = bind(model, ModelShape.from_config(config), kv_blocks)
     engine = Engine(
         decoder,

@@ -89,6 +89,16 @@ def test_wider_numbers_are_computed_and_read_more_slowly() -> None:
     assert wide.pair_seconds == pytest.approx(LLAMA.pair_seconds * 312 / 19.5)
 
 
+def test_fewer_bytes_of_weights_are_read_and_all_else_costs_the_same() -> None:
+    packed = StepCost(replace(LLAMA_8B, quantize="int8"), A100, "bfloat16")
+    assert packed.weights_seconds(1) == pytest.approx(LLAMA.weights_seconds(1) / 2)
+    for name in ("token_seconds", "head_seconds", "key_seconds", "pair_seconds", "fixed_seconds"):
+        assert getattr(packed, name) == getattr(LLAMA, name)
+    few, many = decode_load(8, 9), decode_load(4096, 9)
+    assert packed.seconds(few) < LLAMA.seconds(few)
+    assert packed.seconds(many) == LLAMA.seconds(many)
+
+
 # ---- a step -----------------------------------------------------------------------------------
 
 

@@ -198,3 +198,15 @@ def test_machine_is_found_without_torch_and_without_a_home(home: Path) -> None:
         [sys.executable, "-c", check], capture_output=True, text=True, check=True, env=environment
     )
     assert ran.stdout.split() == ["h200", "False"]
+
+
+def test_profile_of_other_weights_is_never_used() -> None:
+    whole = save_profile(named("whole"), "some/model", "bfloat16", device="cpu")
+    assert found().name == "whole"
+    key = {"model": "some/model", "dtype": "bfloat16", "device": "cpu"}
+    assert find_machine(None, quantize="int8", **key) == MACHINES["cpu-2core"]
+    rounded = save_profile(named("int8"), "some/model", "bfloat16", device="cpu", quantize="int8")
+    assert whole != rounded
+    assert found().name == "whole"
+    assert find_machine(None, quantize="int8", **key).name == "int8"
+    assert find_machine(None, quantize="int4", **key) == MACHINES["cpu-2core"]

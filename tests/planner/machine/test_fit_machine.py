@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from batchpipe.planner.machine.fit_machine import fit_machine, nonnegative_least_squares
 from batchpipe.planner.machine.machine import Machine
 from batchpipe.planner.machine.machines import MACHINES
-from batchpipe.planner.machine.model_shape import ModelShape
+from batchpipe.planner.machine.model_shape import QUANTIZED_BYTES, ModelShape
 from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.machine.step_load import StepLoad
 
@@ -116,6 +117,16 @@ def test_floor_is_out_of_sight_where_no_step_shows_one() -> None:
     fit = fit_machine(LOADS, times(machine, "float32"), SHAPE, "float32", machine)
     cost = StepCost(SHAPE, fit.machine, "float32")
     assert cost.knee_tokens == 1
+
+
+@pytest.mark.parametrize("quantize", QUANTIZED_BYTES)
+def test_constants_are_found_again_from_quantized_steps(quantize: str) -> None:
+    shape = replace(SHAPE, quantize=quantize)
+    machine = MACHINES["a100-80g"]
+    fit = fit_machine(LOADS, times(machine, "bfloat16", shape), shape, "bfloat16", machine)
+    assert fit.worst_error < 0.1
+    cost, found = (StepCost(shape, each, "bfloat16") for each in (machine, fit.machine))
+    assert found.token_seconds == pytest.approx(cost.token_seconds, rel=0.05)
 
 
 def test_windows_and_experts_count_as_in_the_cost_model() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,6 +81,15 @@ def test_counts_are_those_of_the_built_model(name: str) -> None:
     assert shape.weight_bytes("float32") == 4 * shape.parameters
     assert shape.tied_head == config.tie_word_embeddings
     assert bool(shape.experts) == bool(shape.expert_parameters) == bool(shape.experts_per_token)
+
+
+@pytest.mark.parametrize(("kind", "least", "most"), [("int8", 1, 1), ("int4", 0.5, 0.55)])
+def test_linear_weights_alone_are_quantized(kind: str, least: float, most: float) -> None:
+    shape = replace(ModelShape.from_config(TINY_MODELS["mixtral"]()), quantize=kind)
+    others = 2 * (shape.parameters - shape.linear_parameters)
+    assert shape.expert_parameters > 0
+    linear = shape.weight_bytes("bfloat16") - others
+    assert least * shape.linear_parameters <= linear <= most * shape.linear_parameters
 
 
 LLAMA_31_8B = LlamaConfig(

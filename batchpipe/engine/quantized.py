@@ -1,0 +1,173 @@
+"""Weights quantised as they load: torchao rounds them. The only file that imports it.
+
+On CUDA a layer is computed by torchao's kernels as well. On a CPU torchao would make every weight
+whole again at each product, so there its integers go into layers of our own (`quantized_linear`).
+
+What is quantised are the plain linear layers of the model's blocks. Embeddings, norms, the output
+head and the experts of mixtures, which are no linear layers in transformers, stay as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from batchpipe.engine.quantized_linear import Int4Linear, Int8Linear
+from batchpipe.errors import ConfigError
+
+GROUPS = (128, 64, 32)  # columns of an int4 weight that may share a scale, the largest first
+FLOAT8_CAPABILITY = (9, 0)  # Hopper
+FLOAT8_MULTIPLE = 16  # both sizes of a weight that the float8 matrix units take
+INT4_CAPABILITY = (8, 0)  # Ampere: the tinygemm kernel
+
+
+def check_quantizable(
+    name: str, config: Any, quantize: str, *, device: torch.device, dtype: str
+) -> None:
+    """The model can be quantised so on this device, as far as can be told without its weights.
+
+    Raises:
+        ConfigError: torchao is absent, the device or dtype does not compute the kind, or a layer
+            does not take it
+    """
+    _import_torchao(quantize)
+    _check_device(quantize, device, dtype)
+    with torch.device("meta"):  # the layers and their sizes, without memory
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    check_layers(name, model, quantize)
+
+
+def check_layers(name: str, model: nn.Module, quantize: str) -> None:
+    """The model has linear layers, and each takes this kind of weight; `ConfigError` else."""
+    layers = list(quantized_layers(model))
+    if not layers:
+        raise ConfigError(
+            f"model {name} has no linear layers for --quantize {quantize}; leave the option out"
+        )
+    for place, _, linear in layers:
+        sizes = f"{linear.in_features} columns and {linear.out_features} rows"
+        if quantize == "int4" and group_of(linear.in_features) is None:
+            raise ConfigError(
+                f"model {name}: layer {place} has {sizes}, and --quantize int4 needs columns that "
+                f"are a multiple of {GROUPS[-1]}; choose int8"
+            )
+        if quantize == "float8" and (linear.in_features | linear.out_features) % FLOAT8_MULTIPLE:
+            raise ConfigError(
+                f"model {name}: layer {place} has {sizes}, and --quantize float8 needs multiples "
+                f"of {FLOAT8_MULTIPLE}; choose int8"
+            )
+
+
+def quantized_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Linear]]:
+    """Name, parent and layer of what is quantised: every plain linear layer but the head."""
+    find_head: Any = getattr(model, "get_output_embeddings", lambda: None)
+    head = find_head()
+    for place, module in list(model.named_modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Linear and child is not head:
+                yield f"{place}.{name}".lstrip("."), module, child
+
+
+def group_of(in_features: int) -> int | None:
+    """Columns of an int4 weight that share a scale: the largest group that divides them."""
+    return next((group for group in GROUPS if in_features % group == 0), None)
+
+
+def quantize_linears(model: nn.Module, quantize: str, device: torch.device) -> int:
+    """The model's layers hold quantised weights on the device; returns how many do.
+
+    One after the other: beside the model there is never more than one layer in two forms, and what
+    goes to a GPU goes there a layer at a time.
+    """
+    torchao = _import_torchao(quantize)
+    layers = list(quantized_layers(model))
+    for place, parent, linear in layers:
+        linear.to(device)
+        torchao.quantize_(linear, _configuration(torchao, quantize, linear, device))
+        if device.type == "cpu":
+            setattr(parent, place.rpartition(".")[2], _our_layer(quantize, linear))
+    return len(layers)
+
+
+def _our_layer(quantize: str, linear: nn.Linear) -> nn.Module:
+    """The layer with the integers and scales of torchao's weight, the scales in its dtype."""
+    weight: Any = linear.weight
+    scale = weight.scale.to(weight.dtype)
+    if quantize == "int8":
+        return Int8Linear(weight.qdata, scale.flatten(), linear.bias)
+    return Int4Linear(weight.qdata, scale, linear.bias)
+
+
+def _configuration(torchao: Any, quantize: str, linear: nn.Linear, device: torch.device) -> Any:
+    """How torchao rounds this layer's weight."""
+    if quantize == "int8":
+        return torchao.Int8WeightOnlyConfig(set_inductor_config=False)
+    if quantize == "float8":
+        return torchao.Float8DynamicActivationFloat8WeightConfig(
+            granularity=torchao.PerRow(), set_inductor_config=False
+        )
+    group = group_of(linear.in_features)
+    if device.type == "cpu":
+        four_bits: Any = getattr(torch, "int4")  # noqa: B009  torch's stubs leave it out
+        return torchao.IntxWeightOnlyConfig(
+            weight_dtype=four_bits, granularity=torchao.PerGroup(group)
+        )
+    return torchao.Int4WeightOnlyConfig(
+        group_size=group, int4_packing_format="tile_packed_to_4d", set_inductor_config=False
+    )
+
+
+def _check_device(quantize: str, device: torch.device, dtype: str) -> None:
+    """`ConfigError` where the device or the dtype does not compute this kind of weight."""
+    if device.type == "cpu":
+        if quantize == "float8":
+            raise ConfigError(
+                "--quantize float8 needs a Hopper GPU (H100, H200) or newer, and the device is "
+                "cpu; choose int8 or int4"
+            )
+        return
+    needed = {"float8": FLOAT8_CAPABILITY, "int4": INT4_CAPABILITY}.get(quantize)
+    if needed is None:
+        return
+    found = torch.cuda.get_device_capability(device)
+    if found < needed:
+        raise ConfigError(
+            f"--quantize {quantize} needs a GPU of compute capability {needed[0]}.{needed[1]}, and "
+            f"{torch.cuda.get_device_name(device)} has {found[0]}.{found[1]}; choose int8"
+        )
+    if dtype != "bfloat16":
+        raise ConfigError(
+            f"--quantize {quantize} computes in bfloat16 on a GPU, and the dtype is {dtype}; give "
+            f"--dtype bfloat16"
+        )
+
+
+def _import_torchao(quantize: str) -> Any:
+    """torchao's module of quantisation, or `ConfigError` where it is not installed."""
+    try:
+        with _quietly("torchao", "torch.utils._pytree"):
+            import torchao.quantization
+    except ImportError as error:
+        raise ConfigError(
+            f"--quantize {quantize} needs torchao ({error}): pip install 'batchpipe[quant]'"
+        ) from error
+    return torchao.quantization
+
+
+@contextmanager
+def _quietly(*loggers: str) -> Iterator[None]:
+    """These loggers tell errors alone: torchao warns of every library that fits another GPU."""
+    levels = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
