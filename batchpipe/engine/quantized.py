@@ -45,12 +45,12 @@ def check_quantizable(
 
 def check_layers(name: str, model: nn.Module, quantize: str) -> None:
     """The model has linear layers, and each takes this kind of weight; `ConfigError` else."""
-    layers = list(quantized_layers(model))
+    layers = quantized_layers(model)
     if not layers:
         raise ConfigError(
             f"model {name} has no linear layers for --quantize {quantize}; leave the option out"
         )
-    for place, _, linear in layers:
+    for place, linear in layers:
         sizes = f"{linear.in_features} columns and {linear.out_features} rows"
         if quantize == "int4" and group_of(linear.in_features) is None:
             raise ConfigError(
@@ -64,14 +64,15 @@ def check_layers(name: str, model: nn.Module, quantize: str) -> None:
             )
 
 
-def quantized_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Linear]]:
-    """Name, parent and layer of what is quantised: every plain linear layer but the head."""
+def quantized_layers(model: nn.Module) -> list[tuple[str, nn.Linear]]:
+    """Name and layer of what is quantised: every plain linear layer but the head."""
     find_head: Any = getattr(model, "get_output_embeddings", lambda: None)
     head = find_head()
-    for place, module in list(model.named_modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and child is not head:
-                yield f"{place}.{name}".lstrip("."), module, child
+    return [
+        (place, layer)
+        for place, layer in model.named_modules()
+        if type(layer) is nn.Linear and layer is not head
+    ]
 
 
 def group_of(in_features: int) -> int | None:
@@ -86,18 +87,18 @@ def quantize_linears(model: nn.Module, quantize: str, device: torch.device) -> i
     goes to a GPU goes there a layer at a time.
     """
     torchao = _import_torchao(quantize)
-    layers = list(quantized_layers(model))
-    for place, parent, linear in layers:
-        linear.to(device)
+    places = [place for place, _ in quantized_layers(model)]  # names: a layer that is done shall go
+    for place in places:
+        linear: Any = model.get_submodule(place).to(device)
         torchao.quantize_(linear, _configuration(torchao, quantize, linear, device))
         if device.type == "cpu":
-            setattr(parent, place.rpartition(".")[2], _our_layer(quantize, linear))
-    return len(layers)
+            model.set_submodule(place, _our_layer(quantize, linear))
+    return len(places)
 
 
-def _our_layer(quantize: str, linear: nn.Linear) -> nn.Module:
+def _our_layer(quantize: str, linear: Any) -> nn.Module:
     """The layer with the integers and scales of torchao's weight, the scales in its dtype."""
-    weight: Any = linear.weight
+    weight = linear.weight
     scale = weight.scale.to(weight.dtype)
     if quantize == "int8":
         return Int8Linear(weight.qdata, scale.flatten(), linear.bias)

@@ -1,13 +1,22 @@
 """Linear layers whose weights lie in memory as integers, for the CPU.
 
-Each multiplies by exactly ``weight()``, rounded to the dtype of its inputs; inputs are never
-rounded. What a product costs, [m, 1024] x [1024, 3072] in bfloat16 on one core (EPYC, AVX-512),
-microseconds:
+Each multiplies by ``weight()``, whose integers are exact in every dtype; inputs are not rounded. A
+product in microseconds, [m, 1024] x [1024, 3072] on one core (EPYC, AVX-512), weights out of cache:
 
-                              m = 1      4     16     64    256   1024
-    bfloat16, packed (oneDNN)   FILL
-    int8                        FILL
-    int4                        FILL
+                                 m = 1      4     16     64    256   1024
+    bfloat16, packed (oneDNN)      218    251    399  1,007  3,569 13,839
+      int8                         207    242    734  1,377  4,153 15,043
+      int4                       1,546  1,547  1,564  2,121  4,837 15,374
+    float32, packed (oneDNN)       369    437    782  2,063  7,434 29,516
+      int8                         438    706  1,017  2,531  8,135 32,261
+      int4                       1,036  1,412  1,731  3,197  9,032 32,354
+
+So on a CPU they save memory, and next to nothing in time. What else there is loses: torch's int8
+kernel has a fast form for bfloat16 alone and reads the weights once for every row ([4, 512] x
+[512, 1536]: 46 us, packed 34 us; 64 rows: 695 and 223 us; in float32 54 ms and 0.6 ms), and so does
+its int4 kernel (64 rows: 596 us). torchao's own CPU product makes the weight whole too, and in
+float32 multiplies by it 2.1 times more slowly than oneDNN. Products of integers would have to round
+the inputs.
 """
 
 from __future__ import annotations
@@ -17,9 +26,7 @@ from torch import Tensor, nn
 
 from batchpipe.kernels.partial import onednn_computes
 
-# torch's own int8 kernel reads each weight once per row and has been tuned for bfloat16 alone; with
-# more rows one pass that makes all weights bfloat16 costs less (float32: 881 us against 145 us).
-INT8_KERNEL_ROWS = 4
+INT8_KERNEL_ROWS = 4  # up to here torch's int8 kernel is the fastest in bfloat16
 
 
 class Int8Linear(nn.Module):
@@ -65,10 +72,8 @@ class Int4Linear(nn.Module):
 
     def weight(self) -> Tensor:  # of the scale's dtype  # [out_features, in_features]
         """What the layer multiplies by."""
-        half = self.in_features // 2
-        weight = self.scale.new_empty(self.out_features, self.in_features)
-        weight[:, :half] = self.packed << 4 >> 4  # shifts of int8 keep the sign
-        weight[:, half:] = self.packed >> 4
+        halves = (self.packed << 4 >> 4, self.packed >> 4)  # shifts of int8 keep the sign
+        weight = torch.cat(halves, dim=1).to(self.scale.dtype)
         weight.view(*self.scale.shape, -1).mul_(self.scale[:, :, None])
         return weight
 
@@ -79,7 +84,7 @@ class Int4Linear(nn.Module):
 
 def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``inputs @ weight.T + bias`` by the CPU's fastest way for a weight that is used once."""
-    if onednn_computes(weight.dtype):  # float32, [64, 512] x [512, 1536]: 2.1 times `nn.Linear`
+    if onednn_computes(weight.dtype):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
         return product
     return nn.functional.linear(inputs, weight, bias)
