@@ -22,9 +22,15 @@ from batchpipe.engine.quantized_linear import Int4Linear, Int8Linear
 from batchpipe.errors import ConfigError
 
 GROUPS = (128, 64, 32)  # columns of an int4 weight that may share a scale, the largest first
-FLOAT8_CAPABILITY = (9, 0)  # Hopper
-FLOAT8_MULTIPLE = 16  # both sizes of a weight that the float8 matrix units take
-INT4_CAPABILITY = (8, 0)  # Ampere: the tinygemm kernel
+FLOAT8_MULTIPLE = 16  # of both sizes of a weight that the float8 matrix units take
+
+# Kind -> compute capability and dtypes that torchao's kernel needs: float8 Hopper, int4's tinygemm
+# Ampere. The sums of int8, which are scaled afterwards, would overflow in float16.
+ON_A_GPU = {
+    "int8": ((0, 0), ("float32", "bfloat16")),
+    "int4": ((8, 0), ("bfloat16",)),
+    "float8": ((9, 0), ("bfloat16",)),
+}
 
 
 def check_quantizable(
@@ -133,19 +139,17 @@ def _check_device(quantize: str, device: torch.device, dtype: str) -> None:
                 "cpu; choose int8 or int4"
             )
         return
-    needed = {"float8": FLOAT8_CAPABILITY, "int4": INT4_CAPABILITY}.get(quantize)
-    if needed is None:
-        return
+    needed, dtypes = ON_A_GPU[quantize]
     found = torch.cuda.get_device_capability(device)
     if found < needed:
         raise ConfigError(
             f"--quantize {quantize} needs a GPU of compute capability {needed[0]}.{needed[1]}, and "
             f"{torch.cuda.get_device_name(device)} has {found[0]}.{found[1]}; choose int8"
         )
-    if dtype != "bfloat16":
+    if dtype not in dtypes:
         raise ConfigError(
-            f"--quantize {quantize} computes in bfloat16 on a GPU, and the dtype is {dtype}; give "
-            f"--dtype bfloat16"
+            f"--quantize {quantize} computes in {' or '.join(dtypes)} on a GPU, and the dtype is "
+            f"{dtype}; give --dtype {dtypes[-1]}"
         )
 
 

@@ -65,6 +65,12 @@ def test_a_layer_multiplies_by_its_rounded_weight(
     torch.testing.assert_close(found.double(), exact, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_inputs_stay_finite_in_half_precision(kind: str) -> None:
+    layer: Any = quantized(kind, torch.float16).layer
+    assert layer(torch.full((8, 96), 1000.0, dtype=torch.float16)).isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(("kind", "levels"), [("int8", 127), ("int4", 7)])
 def test_a_weight_is_rounded_to_the_nearest_level_of_its_scale(
@@ -170,11 +176,16 @@ def test_an_old_gpu_is_named(kind: str, needed: str, monkeypatch: pytest.MonkeyP
     assert f"needs a GPU of compute capability {needed}, and Tesla T4 has 7.5" in sentence
 
 
-def test_a_gpu_computes_int4_in_bfloat16_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("int4", "float32"), ("float8", "float32"), ("int8", "float16")]
+)
+def test_a_gpu_computes_each_kind_in_its_dtypes(
+    kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    with pytest.raises(ConfigError, match="the dtype is float32; give --dtype bfloat16"):
+    with pytest.raises(ConfigError, match=f"the dtype is {dtype}; give --dtype bfloat16"):
         check_quantizable(
-            "some/name", LlamaConfig(), "int4", device=torch.device("cuda"), dtype="float32"
+            "some/name", LlamaConfig(), kind, device=torch.device("cuda"), dtype=dtype
         )
 
 
