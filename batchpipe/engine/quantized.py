@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from batchpipe.engine.host_memory import return_freed_memory
 from batchpipe.engine.quantized_linear import Int4Linear, Int8Linear
 from batchpipe.errors import ConfigError
 
@@ -99,6 +100,8 @@ def quantize_linears(model: nn.Module, quantize: str, device: torch.device) -> i
         torchao.quantize_(linear, _configuration(torchao, quantize, linear, device))
         if device.type == "cpu":
             model.set_submodule(place, _our_layer(quantize, linear))
+            del linear
+            return_freed_memory()
     return len(places)
 
 
