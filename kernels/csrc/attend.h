@@ -2,22 +2,24 @@
 // instruction set, after tile.h, inside the same namespace; no include guard.
 //
 // A row is one query head of one query. Rows keep a running softmax in base 2 (Milakov, Gimelshein
-// 2018): the largest score, the sum of weights, and the weighted values, so reads may come in any
-// order and any number and need no merging.
+// 2018): a score near the largest, the sum of weights, and the weighted values, so reads may come in
+// any order and any number and need no merging.
 
 constexpr int TILE = 6;           // rows of a register tile
 constexpr int KEYS = 64;          // keys of a packed block
 constexpr int STREAMED_ROWS = 2;  // so many rows or fewer do not pay for packing
+constexpr float HEADROOM = 8;     // a score may pass the row's reference by so much: weights to 256
 constexpr float LOG2_E = 1.44269504088896341f;
 
 struct Scratch {
-    std::vector<float> queries, sums, top, weight_sum, packed_keys, packed_values;
+    std::vector<float> queries, sums, top, packed_keys, packed_values;
+    std::vector<float> weight_sums;  // a vector of each row, to be summed at the end
     std::vector<int64_t> from, until;  // of each row: the keys of the current read that it sees
 
     void fit(long rows, long head_dim, long value_dim) {
         queries.resize(rows * head_dim);
         sums.resize(rows * value_dim);
-        top.resize(rows), weight_sum.resize(rows), from.resize(rows), until.resize(rows);
+        top.resize(rows), weight_sums.resize(rows * LANES), from.resize(rows), until.resize(rows);
         packed_keys.resize(head_dim * KEYS), packed_values.resize(KEYS * value_dim);
     }
 };
@@ -58,7 +60,7 @@ struct Block {
         }
         std::fill(own.sums.begin(), own.sums.end(), 0.0f);
         std::fill(own.top.begin(), own.top.end(), -INFINITY);
-        std::fill(own.weight_sum.begin(), own.weight_sum.end(), 0.0f);
+        std::fill(own.weight_sums.begin(), own.weight_sums.end(), 0.0f);
     }
 
     // The rows of the read take in its keys, as far as causality and window let them see.
@@ -88,6 +90,7 @@ struct Block {
             const int64_t slot = read.slot(start + std::min(at, count - 1));
             keys[at] = key(slot), values[at] = value(slot);
         }
+        fetch(read, start + count);
         alignas(64) float scores[KEYS];
         for (long row = begin; row < end; ++row) {
             score(&own.queries[row * head_words], keys, count, scores);
@@ -212,8 +215,8 @@ struct Block {
                                    step.value_dim, sums, step.value_dim);
     }
 
-    // Products of keys start.. become weights relative to the row's largest score so far. Returns
-    // what the sums of earlier keys are to be multiplied by.
+    // Products of keys start.. become weights relative to the row's reference, which rises only where
+    // a score is far above it. Returns what the sums of earlier keys are to be multiplied by.
     float weigh(float* scores, long row, int64_t start) {
         const int64_t from = std::max<int64_t>(0, own.from[row] - start);
         const int64_t until = std::min<int64_t>(KEYS, own.until[row] - start);
@@ -225,25 +228,28 @@ struct Block {
         std::fill(scores + until, scores + KEYS, -INFINITY);
         Vector most = load(scores);
         for (int at = LANES; at < KEYS; at += LANES) most = maximum(most, load(scores + at));
-        const float before = own.top[row], top = std::max(before, largest(most) * scale);
-        Vector total{};
+        float kept = 1;
+        if (any_above(most * scale, own.top[row] + HEADROOM)) {
+            const float top = largest(most) * scale;
+            kept = exp2f(own.top[row] - top);
+            own.top[row] = top;
+        }
+        Vector total = load(&own.weight_sums[row * LANES]) * kept;
         for (int at = 0; at < KEYS; at += LANES) {
-            const Vector weights = exp2(load(scores + at) * scale - top);
+            const Vector weights = exp2<PAIRS>(load(scores + at) * scale - own.top[row]);
             store(scores + at, weights);
             total += weights;
         }
-        const float kept = before == top ? 1.0f : exp2f(before - top);
-        own.top[row] = top;
-        own.weight_sum[row] = own.weight_sum[row] * kept + sum(total);
+        store(&own.weight_sums[row * LANES], total);
         return kept;
     }
 
     void finish() {
         for (long row = 0; row < rows; ++row) {
             const long query_head = head * group + row % group;
-            float total = own.weight_sum[row];
-            if (step.sinks) total += exp2f(step.sinks[query_head] * LOG2_E - own.top[row]);
-            const float share = own.weight_sum[row] > 0 ? 1 / total : total * 0;  // NaN stays
+            const float seen = sum(load(&own.weight_sums[row * LANES]));
+            const float sink = step.sinks ? exp2f(step.sinks[query_head] * LOG2_E - own.top[row]) : 0;
+            const float share = seen > 0 ? 1 / (seen + sink) : seen * 0;  // a NaN stays one
             Number* to = (Number*)step.output +
                          ((first + row / group) * step.heads + query_head) * step.value_dim;
             const float* from = &own.sums[row * step.value_dim];
@@ -274,12 +280,16 @@ void attend(const Step& step, const Blocks& blocks) {
         for (int64_t query = 0; query < step.queries; ++query) write<Number>(step, query);
         static thread_local Scratch scratch;
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t item = 0; item < blocks.count() * step.kv_heads; ++item) {
+        for (int64_t item = blocks.count() * step.kv_heads - 1; item >= 0; --item) {  // longest first
             const int64_t at = item / step.kv_heads;
             Block<Number, PAIRS> block{step, scratch, item % step.kv_heads, blocks.first(at),
                                        blocks.last(at)};
             block.start();
-            for (const int64_t read : blocks.reads[at]) block.attend(step.reads[read]);
+            const std::vector<int64_t>& reads = blocks.reads[at];
+            for (size_t place = 0; place < reads.size(); ++place) {
+                if (place + 1 < reads.size()) block.fetch(step.reads[reads[place + 1]], 0);
+                block.attend(step.reads[reads[place]]);
+            }
             block.finish();
         }
     }

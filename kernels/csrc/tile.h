@@ -49,7 +49,10 @@ inline Vector broadcast(const float* word) {  // whatever its bits are
 template <bool PAIRS>
 inline Vector multiply_add(Vector sum, Vector a, Vector b) {
 #ifdef PAIR_PRODUCTS
-    if constexpr (PAIRS) return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+    if constexpr (PAIRS) {  // GCC copies every sum around the intrinsic
+        asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+        return sum;
+    }
 #endif
     return sum + a * b;
 }
@@ -87,6 +90,15 @@ inline float sum(Vector vector) {
         return vector[0];
 }
 
+// Whether any lane is above the limit; a NaN is not.
+inline bool any_above(Vector vector, float limit) {
+#if LANES == 16
+    return _mm512_cmp_ps_mask((__m512)vector, _mm512_set1_ps(limit), _CMP_GT_OQ);
+#else
+    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)vector, _mm256_set1_ps(limit), _CMP_GT_OQ));
+#endif
+}
+
 template <int HALF = LANES / 2>
 inline float largest(Vector vector) {
     vector = maximum(vector, chosen<SWAPPED, HALF>(vector, vector));
@@ -120,21 +132,30 @@ inline void transpose(Vector* rows) {
     if constexpr (HALF > 1) transpose<HALF / 2>(rows);
 }
 
-// 2^x, relative error below 3e-7; 0 below -126. Cephes' polynomial on [-1/2, 1/2].
+// 2^x, and 0 below -126: the best polynomials of their degree on [-1/2, 1/2], of relative error 7e-8
+// or, where the result goes on as bfloat16, 7e-5.
+template <bool ROUGH>
 inline Vector exp2(Vector x) {
     const Vector shift = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    Vector bounded = x < -126.0f ? broadcast(-126.0f) : x;
-    Vector whole = (bounded + shift) - shift;
-    Vector part = bounded - whole;
-    Vector power = broadcast(1.535336188319500e-4f);
-    power = power * part + 1.339887440266574e-3f;
-    power = power * part + 9.618437357674640e-3f;
-    power = power * part + 5.550332471162809e-2f;
-    power = power * part + 2.402264791363012e-1f;
-    power = power * part + 6.931472028550421e-1f;
-    power = power * part + 1.0f;
-    Bits scale = (__builtin_convertvector(whole, Bits) + 127) << 23;
-    Vector result = power * (Vector)scale;
+    const Vector bounded = x < -126.0f ? broadcast(-126.0f) : x;
+    const Vector whole = (bounded + shift) - shift;
+    const Vector part = bounded - whole;
+    Vector power;
+    if constexpr (ROUGH) {
+        power = broadcast(5.5171534e-2f);
+        power = power * part + 2.4261111e-1f;
+        power = power * part + 6.9326103e-1f;
+        power = power * part + 9.9992806e-1f;
+    } else {
+        power = broadcast(1.3276456e-3f);
+        power = power * part + 9.6755410e-3f;
+        power = power * part + 5.5507135e-2f;
+        power = power * part + 2.4022120e-1f;
+        power = power * part + 6.9314694e-1f;
+        power = power * part + 1.0000001f;
+    }
+    const Bits scale = (__builtin_convertvector(whole, Bits) + 127) << 23;
+    const Vector result = power * (Vector)scale;
     return x < -126.0f ? Vector{} : result;
 }
 
