@@ -15,6 +15,7 @@ from batchpipe.config import (
     DTYPES,
     ON_TOO_LONG,
     QUANTIZE,
+    SPECULATE,
     JobOptions,
     PlanOptions,
     RunOptions,
@@ -84,6 +85,13 @@ JOB_OPTIONS = (
         default="error",
         show_default=True,
         help="What becomes of a prompt longer than the model's context.",
+    ),
+    click.option(
+        "--speculate",
+        type=click.Choice(SPECULATE),
+        default="auto",
+        show_default=True,
+        help="Guess tokens ahead where few answers run and that pays; no answer changes.",
     ),
     click.option(
         "--machine",

@@ -15,6 +15,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZE = ("int8", "int4", "float8")
 STATUSES = ("success", "error", "invalid_output")
 FINISH_REASONS = ("stop", "length")
+SPECULATE = ("auto", "off")
 ON_TOO_LONG = ("error", "skip", "truncate-left")
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -40,6 +41,7 @@ class JobOptions:
     on_too_long: str = "error"
     revision: str | None = None
     trust_remote_code: bool = False
+    speculate: str = "auto"
     machine: str | None = None
     price_per_hour: float | None = None
 

@@ -31,6 +31,7 @@ class Setting:
     cost: StepCost
     kv_blocks: int
     step_tokens: int  # most tokens of a step
+    guess_chance: float = 0.0  # that the next token of a decode is guessed; 0: nothing is
 
 
 def make_plan(
@@ -118,7 +119,9 @@ def dry_run(
     batcher = TokenBatcher(plan, BlockCount(setting.kv_blocks), pace_of(plan, setting))
     bound = plan.cost(setting.cost).bound_seconds
     given = plan.output_tokens if answers is None else answers
-    return simulate(batcher, setting.cost, given, bound_seconds=bound)
+    return simulate(
+        batcher, setting.cost, given, bound_seconds=bound, guess_chance=setting.guess_chance
+    )
 
 
 def dry_runs(

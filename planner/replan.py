@@ -59,6 +59,9 @@ class Replanner:
         waiting[batcher.waiting.coming] = True
         if not waiting.any():
             return False
+        if batcher.speculation is not None:
+            chance = batcher.speculation.expected_chance
+            self._setting = replace(self._setting, guess_chance=chance)
         plan = replace(self.plan, output_tokens=self.plan.expected(batcher.lengths))
         if self._chosen:
             plan = in_order(plan, plan.policy, self._setting)

@@ -47,6 +47,11 @@ def ancestors(segment: Segment) -> list[Segment]:
     return above
 
 
+def known_end(chunk: Chunk) -> int:
+    """The chunk's end without what is guessed."""
+    return chunk.end if chunk.draft is None else chunk.draft.start
+
+
 @dataclass(eq=False)
 class DryRun:
     """A plan on its way; ``answer_lengths[i]`` tokens end the answer of prompt i."""
@@ -58,6 +63,7 @@ class DryRun:
     answers: dict[int, list[int]] = field(default_factory=dict)  # of finished prompts
     cached_tokens: dict[int, int] = field(default_factory=dict)
     prompt_tokens_computed: int = 0  # counted from the chunks alone
+    accepted_tokens: int = 0
     node_tokens_computed: dict[int, int] = field(default_factory=dict)  # by tree node
     memory: dict[int, int] = field(default_factory=dict)  # token by KV slot
     segments: dict[int, Segment] = field(default_factory=dict)  # all that were ever computed
@@ -85,7 +91,7 @@ class DryRun:
             self.batcher.computed(step)
             for chunk in chunks:
                 if chunk.sequence is not None:
-                    self._draw(chunk.sequence)
+                    self._draw(chunk)
             self._check_blocks()
         self._check_end()
 
@@ -95,9 +101,19 @@ class DryRun:
             pass
         return self
 
-    def _draw(self, sequence: Sequence) -> None:
-        index = sequence.index
-        sequence.answer.append(answer_token(index, len(sequence.answer)))
+    def _draw(self, chunk: Chunk) -> None:
+        sequence = chunk.sequence
+        assert sequence is not None
+        index, produced = sequence.index, len(sequence.answer)
+        places = range(produced, min(produced + len(chunk.drawing), self.answer_lengths[index]))
+        drawn = [answer_token(index, place) for place in places]
+        if chunk.draft is not None:
+            guesses = chunk.draft.tokens
+            right = (place for place, token in enumerate(guesses) if drawn[place:][:1] != [token])
+            drawn = drawn[: next(right, len(guesses)) + 1]
+            self.accepted_tokens += len(drawn) - 1
+        sequence.answer.extend(drawn)
+        self.batcher.drew(sequence, drawn)
         assert self.batcher.decoding.produced(sequence) == len(sequence.answer)
         if len(sequence.answer) < self.answer_lengths[index]:
             return
@@ -117,25 +133,25 @@ class DryRun:
             chunk = chunk_of.get(id(sequence.tail))
             if sequence in self.batcher.decoding and chunk is not None:
                 length = len(sequence.tail.prompt) + len(sequence.answer)
-                assert (chunk.start, chunk.end) == (length - 1, length)
+                assert (chunk.start, known_end(chunk)) == (length - 1, length)
                 assert chunk.sequence is sequence
                 advanced += 1
             else:
                 assert preempted, f"prompt {sequence.index} decodes, and stands still"
                 assert not sequence.tail.computed
-        tokens = sum(chunk.end - chunk.start for chunk in chunks)
+        tokens = sum(known_end(chunk) - chunk.start for chunk in chunks)
         assert tokens <= max(self.step_tokens, advanced), (tokens, advanced)
 
     def _check_load(self, chunks: list[Chunk], load: StepLoad) -> None:
-        """What the step says it asks of the machine is what its chunks add up to."""
+        """What the step says it asks of the machine is what its chunks add up to, less drafts."""
         decodes = [c for c in chunks if self._is_decode(c)]
         prefills = [c for c in chunks if not self._is_decode(c)]
         above = {id(s): s.length for c in decodes for s in ancestors(c.segment)}
         assert load == StepLoad(
-            tokens=sum(c.end - c.start for c in chunks),
+            tokens=sum(known_end(c) - c.start for c in chunks),
             drawn=sum(c.sequence is not None for c in chunks),
             sequences=len(chunks),
-            own_keys=sum(c.end for c in decodes),
+            own_keys=sum(known_end(c) for c in decodes),
             shared_keys=sum(above.values()),
             shared_pairs=sum(c.segment.position for c in decodes),
             prefill_tokens=sum(c.end - c.start for c in prefills),
@@ -160,11 +176,12 @@ class DryRun:
                 length = self.batcher.decoding.length(tails[id(segment)])
             decodes = segment.node < 0 and tails[id(segment)] in self.batcher.decoding
             assert decodes or chunk.start == segment.computed
-            assert chunk.start < chunk.end <= length
+            assert chunk.start < known_end(chunk) <= length
             assert len(segment.blocks) >= blocks_for(chunk.end)
             for above in ancestors(segment):
                 assert end_of.get(id(above), above.computed) == above.length
-            ends_tail = segment.node < 0 and chunk.end == length
+            ends_tail = segment.node < 0 and known_end(chunk) == length
+            assert decodes or chunk.draft is None
             assert chunk.sequence is (tails[id(segment)] if ends_tail else None)
 
     def _check_tree_order(self, chunks: list[Chunk]) -> None:
@@ -190,8 +207,9 @@ class DryRun:
     def _write(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
             segment = chunk.segment
-            for at in range(chunk.start, chunk.end):
-                self.memory[int(segment.slots[at])] = int(segment.token_ids(at, at + 1)[0])
+            tokens = chunk.token_ids().tolist()
+            for at, token in zip(range(chunk.start, chunk.end), tokens, strict=True):
+                self.memory[int(segment.slots[at])] = token
             prompt_end = len(self._text(segment)[0]) - segment.position
             computed = max(0, min(chunk.end, prompt_end) - min(chunk.start, prompt_end))
             self.prompt_tokens_computed += computed
@@ -200,7 +218,10 @@ class DryRun:
                 self.node_tokens_computed[segment.node] = before + computed
 
     def _check_contexts(self, chunks: list[Chunk]) -> None:
-        """What a chunk reads is its prompt and answer from the first token to its own end."""
+        """What a chunk reads is its prompt and answer from the first token to its own end.
+
+        Of a draft that is so as far as it is right.
+        """
         for chunk in chunks:
             prompt, answer = self._text(chunk.segment)
             slots = chunk.segment.slots[: chunk.end].tolist()
@@ -208,8 +229,11 @@ class DryRun:
                 assert len(above.slots) == len(above.blocks) * BLOCK_TOKENS
                 slots = above.slots[: above.length].tolist() + slots
             context = [self.memory[slot] for slot in slots]
-            assert context == (prompt + answer)[: len(context)]
             assert len(context) == chunk.segment.position + chunk.end
+            if chunk.draft is not None:
+                assert context[-len(chunk.draft.tokens) :] == list(chunk.draft.tokens)
+                context = context[: -len(chunk.draft.tokens)]
+            assert context == (prompt + answer)[: len(context)]
 
     def _text(self, segment: Segment) -> tuple[list[int], list[int]]:
         """Prompt and whole answer of the first prompt below the segment."""
@@ -230,6 +254,7 @@ class DryRun:
         assert batcher.ledger.used == len(self.reserved)
         assert not any(segment.blocks for segment in self.segments.values())
         assert counts.completion_tokens == sum(self.answer_lengths)
+        assert counts.accepted_tokens == self.accepted_tokens <= counts.drafted_tokens
         assert counts.computed_prompt_tokens == self.prompt_tokens_computed
         cached = int(self.plan.prompts.lengths.sum()) - sum(self.cached_tokens.values())
         assert cached == counts.computed_prompt_tokens

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import starmap
+from itertools import groupby
 
 import numpy as np
 
+from batchpipe.engine.drafting import PromptLookup, kept
 from batchpipe.engine.model import Decoder
 from batchpipe.engine.pieces import Drawn, Pieces
 from batchpipe.engine.sampling import NO_TOKEN, Draw, sample, stream_key
@@ -15,9 +16,11 @@ from batchpipe.engine.text import Detokenizer, StopStrings
 from batchpipe.engine.token_batch import form
 from batchpipe.planner.kv_ledger import KVLedger
 from batchpipe.planner.lengths import OutputLengths
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.schedule.pace import Pace
 from batchpipe.planner.schedule.segment import Chunk, Sequence
+from batchpipe.planner.schedule.speculation import Speculation
 from batchpipe.planner.schedule.token_batcher import Counts, TokenBatcher
 
 
@@ -43,6 +46,7 @@ class Engine:
         request_ids: name of each prompt's row; with ``seed`` it names the row's random numbers
         tokenizer: needed where any prompt has stop strings
         lengths: what is known of answers, and learns more
+        speculate_by: what steps cost, so that tokens are guessed ahead where that pays; None: never
     """
 
     def __init__(
@@ -57,10 +61,16 @@ class Engine:
         seed: int = 0,
         tokenizer: Detokenizer | None = None,
         lengths: OutputLengths | None = None,
+        speculate_by: StepCost | None = None,
     ) -> None:
         self.decoder = decoder
         self.plan = plan
-        self.batcher = TokenBatcher(plan, KVLedger(kv_blocks), pace, lengths=lengths)
+        speculation = None
+        if speculate_by is not None:
+            speculation = Speculation(speculate_by, PromptLookup(plan.prompts))
+        self.batcher = TokenBatcher(
+            plan, KVLedger(kv_blocks), pace, lengths=lengths, speculation=speculation
+        )
         self.eos_token_ids = eos_token_ids
         self._pieces = Pieces(decoder)
         self._request_ids = request_ids
@@ -97,28 +107,40 @@ class Engine:
         while (step := self.batcher.next_step()) is not None:
             drawn = self._pieces.run(step.all_chunks(), self._next_tokens)
             self.batcher.computed(step)
-            settled = starmap(self._settle, drawn)
-            yield [answer for answer in settled if answer is not None]
+            answers: list[Answer] = []
+            for sequence, pairs in groupby(drawn, key=_sequence):
+                tokens = kept([token for _, token in pairs], step.drafts.get(sequence.index))
+                answer = self._settle(sequence, tokens)
+                if answer is not None:
+                    answers.append(answer)
+            yield answers
 
     def _next_tokens(self, chunks: list[Chunk]) -> list[Drawn]:
         """The chunks' KV is stored, and every sequence that they complete has drawn a token.
 
-        Nothing else has changed: it can be done again.
+        With a draft it has drawn one behind each guess as well. Nothing else has changed: it can be
+        done again.
         """
         batch = form(chunks, self.decoder.device)
         logits = self.decoder.logits(batch)
-        draws = () if self._greedy else [self._draw(s) for s in batch.sequences]
+        draws: list[Draw] = []
+        if not self._greedy:
+            draws = [self._draw(chunk, place) for chunk in chunks for place in chunk.drawing]
         tokens = sample(logits, draws).tolist()
         return list(zip(batch.sequences, tokens, strict=True))
 
-    def _draw(self, sequence: Sequence) -> Draw:
-        index = sequence.index
+    def _draw(self, chunk: Chunk, place: int) -> Draw:
+        """The draw behind this place of the chunk's segment, as if all before it were drawn."""
+        assert chunk.sequence is not None, "nobody draws behind this chunk"
+        index = chunk.sequence.index
         sampling = self.plan.samplings[index]
         history = None
         if sampling.repetition_penalty != 1:
-            answer = np.asarray(sequence.answer, dtype=np.int32)
-            history = np.concatenate([self.plan.prompts[index], answer])
-        return Draw(sampling, self._key(index), len(sequence.answer), history)
+            answer = np.asarray(chunk.sequence.answer, dtype=np.int32)
+            guessed = chunk.guessed(0, place + 1).astype(np.int32)
+            history = np.concatenate([self.plan.prompts[index], answer, guessed])
+        step = place + 1 - len(chunk.segment.prompt)
+        return Draw(sampling, self._key(index), step, history)
 
     def _key(self, index: int) -> int:
         key = self._keys.get(index)
@@ -128,21 +150,31 @@ class Engine:
             key = self._keys[index] = stream_key(seed, name, int(self.plan.sample[index]))
         return key
 
-    def _settle(self, sequence: Sequence, token: int) -> Answer | None:
-        """The token belongs to the sequence; its answer if that ended it."""
+    def _settle(self, sequence: Sequence, tokens: list[int]) -> Answer | None:
+        """The tokens, up to one that ends it, belong to the sequence; its answer if one does."""
+        ended_by = None
+        settled: list[int] = []
+        for token in tokens:
+            settled.append(token)
+            ended_by = self._append(sequence, token)
+            if ended_by is not None:
+                break
+        self.batcher.drew(sequence, settled)
+        return None if ended_by is None else self._finish(sequence, ended_by)
+
+    def _append(self, sequence: Sequence, token: int) -> str | None:
+        """The sequence has one token more; what ended it if that did."""
         if token == NO_TOKEN:
-            return self._finish(sequence, "nan")
+            return "nan"
         sequence.answer.append(token)
         sampling = self.plan.samplings[sequence.index]
         if token in sampling.stop_token_ids:
-            return self._finish(sequence, "eos")
+            return "eos"
         if token in self.eos_token_ids and not sampling.ignore_eos:
-            return self._finish(sequence, "eos")
+            return "eos"
         if sampling.stop and self._stops(sampling.stop).found(sequence.answer):
-            return self._finish(sequence, "stop_string")
-        if len(sequence.answer) >= sampling.max_tokens:
-            return self._finish(sequence, "length")
-        return None
+            return "stop_string"
+        return "length" if len(sequence.answer) >= sampling.max_tokens else None
 
     def _finish(self, sequence: Sequence, ended_by: str) -> Answer:
         answer = tuple(sequence.answer)
@@ -155,3 +187,7 @@ class Engine:
             assert self._tokenizer is not None, "stop strings need a tokenizer"
             self._stop_strings[stops] = StopStrings(self._tokenizer, stops)
         return self._stop_strings[stops]
+
+
+def _sequence(drawn: Drawn) -> Sequence:
+    return drawn[0]

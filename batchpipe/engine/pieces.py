@@ -86,7 +86,8 @@ class Pieces:
 def split(chunks: list[Chunk], most_tokens: int | None) -> tuple[list[Chunk], list[Chunk]]:
     """The first chunks, of at most so many tokens together, and the rest, both in order.
 
-    A chunk across the border is cut in two, of which only the second draws.
+    A chunk across the border is cut in two. Only the second draws, unless the first ends within a
+    draft: then both do, each behind its own tokens.
     """
     if most_tokens is None:
         return chunks, []
@@ -95,8 +96,9 @@ def split(chunks: list[Chunk], most_tokens: int | None) -> tuple[list[Chunk], li
         tokens = chunk.end - chunk.start
         if tokens > room:
             border = chunk.start + room
-            before = [Chunk(chunk.segment, chunk.start, border, None)] if room else []
-            after = Chunk(chunk.segment, border, chunk.end, chunk.sequence)
-            return [*chunks[:at], *before], [after, *chunks[at + 1 :]]
+            drawing = None if chunk.draft is None else chunk.sequence
+            before = Chunk(chunk.segment, chunk.start, border, drawing, chunk.draft)
+            after = Chunk(chunk.segment, border, chunk.end, chunk.sequence, chunk.draft)
+            return [*chunks[:at], *([before] if room else [])], [after, *chunks[at + 1 :]]
         room -= tokens
     return chunks, []

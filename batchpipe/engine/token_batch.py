@@ -29,8 +29,8 @@ class TokenBatch:
 
     input_ids: Tensor  # int64  # [tokens]
     layout: Layout
-    sampled: Tensor  # int64, the token after which each drawing sequence draws  # [sequences]
-    sequences: tuple[Running, ...]
+    sampled: Tensor  # int64, the tokens behind which one is drawn  # [draws]
+    sequences: tuple[Running, ...]  # who draws; with a draft several times  # [draws]
 
 
 @dataclass(slots=True)
@@ -55,10 +55,8 @@ def form(chunks: Sequence[Chunk], device: torch.device) -> TokenBatch:
         ]
     )
     write_slots = np.concatenate([chunk.segment.slots[chunk.start : chunk.end] for chunk in chunks])
-    input_ids = np.concatenate(
-        [chunk.segment.token_ids(chunk.start, chunk.end) for chunk in chunks]
-    )
-    drawing = [row for row, chunk in enumerate(chunks) if chunk.sequence is not None]
+    input_ids = np.concatenate([chunk.token_ids() for chunk in chunks])
+    sampled, sequences = _draws(chunks, starts)
     squares, singles, shared = _reads(chunks, starts, positions)
     to_device = _Sender(device)
     layout = Layout(
@@ -79,9 +77,24 @@ def form(chunks: Sequence[Chunk], device: torch.device) -> TokenBatch:
     return TokenBatch(
         input_ids=to_device(input_ids),
         layout=layout,
-        sampled=to_device(np.asarray([starts[row + 1] - 1 for row in drawing])),
-        sequences=tuple(c.sequence for c in chunks if c.sequence is not None),
+        sampled=to_device(np.asarray(sampled)),
+        sequences=sequences,
     )
+
+
+def _draws(
+    chunks: Sequence[Chunk], starts: list[int]
+) -> tuple[list[int], tuple[Running, ...]]:  # [draws]
+    """The tokens behind which one is drawn, and by whom."""
+    sampled: list[int] = []
+    sequences: list[Running] = []
+    for row, chunk in enumerate(chunks):
+        if chunk.sequence is None:
+            continue
+        count = len(chunk.drawing)
+        sampled.extend(range(starts[row + 1] - count, starts[row + 1]))
+        sequences.extend([chunk.sequence] * count)
+    return sampled, tuple(sequences)
 
 
 class _Sender:

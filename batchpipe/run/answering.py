@@ -78,6 +78,8 @@ class Answering:
         return self._before + Work(
             steps=counts.steps,
             preemptions=counts.preemptions,
+            drafted_tokens=counts.drafted_tokens,
+            accepted_tokens=counts.accepted_tokens,
             memory_shortages=self._engine.memory_shortages,
             run_seconds=time.perf_counter() - self._started,
         )

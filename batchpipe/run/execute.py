@@ -94,6 +94,7 @@ def execute(
         request_ids=[job.request_ids[place] for place in plan.first_row.tolist()],
         seed=options.seed,
         tokenizer=language.tokenizer,
+        speculate_by=setting.cost if options.speculate == "auto" else None,
     )
     answers = Answers(job, plan, language)
     answering = Answering(engine, answers, replanner, journal, limits, work)

@@ -26,6 +26,7 @@ WITHOUT_EFFECT = (
     "order",
     "device",
     "trust_remote_code",
+    "speculate",
     "machine",
     "price_per_hour",
 )

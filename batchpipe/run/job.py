@@ -210,6 +210,8 @@ def _summary(
         peak_kv_tokens=counts.peak_kv_tokens,
         kv_tokens=executed.kv_tokens,
         preemptions=work.preemptions,
+        drafted_tokens=work.drafted_tokens,
+        accepted_tokens=work.accepted_tokens,
         memory_shortages=work.memory_shortages,
         most_tokens=executed.most_tokens,
         plan_seconds=round(work.plan_seconds, 3),

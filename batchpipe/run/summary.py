@@ -26,6 +26,8 @@ class Summary:
     peak_kv_tokens: int
     kv_tokens: int
     preemptions: int
+    drafted_tokens: int  # guessed ahead and computed
+    accepted_tokens: int  # of them, what the model then drew
     memory_shortages: int  # steps that were out of memory and ran in pieces
     most_tokens: int | None  # of a forward pass since the last of them
     plan_seconds: float  # reading, tokenizing and planning
@@ -66,10 +68,18 @@ class Summary:
                 f"planned in {self.plan_seconds:.1f} s, model loaded in {self.load_seconds:.1f} s, "
                 f"answered in {self.run_seconds:.1f} s, expected {self.expected_seconds:.1f} "
                 f"({tokens / max(1e-9, self.run_seconds):,.0f} tokens/s, {self.computed_in})",
+                *self._speculation(),
                 *self._shortage(),
                 f"results: {self.output}",
             )
         )
+
+    def _speculation(self) -> list[str]:
+        if not self.drafted_tokens:
+            return []
+        return [
+            f"{self.drafted_tokens:,} tokens guessed ahead, {self.accepted_tokens:,} of them right"
+        ]
 
     def _shortage(self) -> list[str]:
         if not self.memory_shortages:

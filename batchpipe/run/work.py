@@ -14,6 +14,8 @@ class Work:
 
     steps: int = 0
     preemptions: int = 0
+    drafted_tokens: int = 0  # guessed ahead and computed
+    accepted_tokens: int = 0  # of them, what the model then drew
     memory_shortages: int = 0  # steps that were out of memory and ran in pieces
     plan_seconds: float = 0.0  # reading, tokenizing and planning
     load_seconds: float = 0.0

@@ -1,5 +1,7 @@
 """The sequences past their prompts. All advance by one token a step, so nobody touches them.
 
+Only where guessed tokens came true does a sequence jump ahead of that.
+
 A tail that joined with ``n`` tokens at step ``t`` has ``n + (now - t)``. Sums over all are kept as
 they come and go, and a tail needs a block every 16 steps: a step costs what changes in it.
 """
@@ -7,7 +9,7 @@ they come and go, and a tail needs a block every 16 steps: a step costs what cha
 from __future__ import annotations
 
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
-from batchpipe.planner.schedule.segment import Chunk, Sequence
+from batchpipe.planner.schedule.segment import Chunk, Draft, Sequence
 
 
 class Decoding:
@@ -55,6 +57,13 @@ class Decoding:
             if not segment.decoders:
                 self.shared_keys -= segment.length
 
+    def jump(self, sequence: Sequence, tokens: int) -> None:
+        """The sequence has so many tokens more than one a step."""
+        del self._by_phase[self._phase(sequence)][sequence.index]
+        sequence.tail.length += tokens
+        self._by_phase[self._phase(sequence)][sequence.index] = sequence
+        self.own_keys += tokens
+
     def length(self, sequence: Sequence) -> int:
         """Tokens of its tail by now, the last of which is not computed."""
         if sequence.joined < 0:
@@ -65,10 +74,11 @@ class Decoding:
         """Tokens of its answer by now."""
         return self.length(sequence) - len(sequence.tail.prompt)
 
-    def chunk(self, sequence: Sequence) -> Chunk:
-        """What it computes in this step."""
+    def chunk(self, sequence: Sequence, draft: Draft | None = None) -> Chunk:
+        """What it computes in this step: its last token, and those guessed behind it."""
         length = self.length(sequence)
-        return Chunk(sequence.tail, length - 1, length, sequence)
+        end = length if draft is None else draft.end
+        return Chunk(sequence.tail, length - 1, end, sequence, draft)
 
     def needing_block(self) -> list[Sequence]:
         """Those whose last token opens a new block in this step."""

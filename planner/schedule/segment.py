@@ -1,8 +1,8 @@
 """What a step is made of: segments that hold KV, sequences that grow, chunks that are computed.
 
 A *segment* is a run of tokens whose KV lives together: a shared tree node, or the tail that one
-sequence has alone and grows with its answer. A decode is a chunk of one token, so there is no
-prefill or decode flag.
+sequence has alone and grows with its answer. A decode is a chunk of one token, or of a few where
+the ones behind the last are guessed, so there is no prefill or decode flag.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Segment:
     sequences at or below it, ``decoders`` those of them that decode, ``held_children`` the
     segments right below it that hold KV.
 
-    While its sequence decodes, a tail grows by one token a step: `Decoding` knows its length then,
-    and ``length`` and ``computed`` stand still until it stops.
+    While its sequence decodes, a tail grows by a token a step or more: `Decoding` knows its length
+    then, and ``computed`` stands still until it stops.
     """
 
     __slots__ = (
@@ -74,6 +74,14 @@ class Segment:
             self._slots = (firsts[:, None] + np.arange(BLOCK_TOKENS)).ravel()
         return self._slots
 
+    def surplus(self, blocks: int) -> list[int]:
+        """The blocks behind its first so many, which it owns no more."""
+        rest = self.blocks[blocks:]
+        if rest:
+            del self.blocks[blocks:]
+            self._slots = self._slots[: blocks * BLOCK_TOKENS]
+        return rest
+
     def release(self) -> list[int]:
         """Its blocks, which it owns no more; its tokens stay to be computed again."""
         blocks, self.blocks, self.computed = self.blocks, [], 0
@@ -121,11 +129,51 @@ class Sequence:
         return self.tail.answer
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Tokens guessed to follow a tail, whose places in it are ``start:end``."""
+
+    start: int
+    tokens: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        """The place behind the last of them."""
+        return self.start + len(self.tokens)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
-    """``tokens[start:end]`` of a segment, computed in one step; then ``sequence`` draws a token."""
+    """``tokens[start:end]`` of a segment, computed in one step; then ``sequence`` draws a token.
+
+    Behind the segment's own tokens may stand those of a draft. Then a token is drawn behind the
+    last that is known and behind every one that is guessed.
+    """
 
     segment: Segment
     start: int
     end: int
     sequence: Sequence | None
+    draft: Draft | None = None
+
+    @property
+    def drawing(self) -> range:
+        """The places in the segment behind which a token is drawn."""
+        if self.sequence is None:
+            return range(0)
+        if self.draft is None:
+            return range(self.end - 1, self.end)
+        return range(max(self.start, self.draft.start - 1), self.end)
+
+    def token_ids(self) -> npt.NDArray[np.int64] | TokenIds:  # [end - start]
+        """The tokens that it computes."""
+        if self.draft is None:
+            return self.segment.token_ids(self.start, self.end)
+        known = self.segment.token_ids(self.start, max(self.start, self.draft.start))
+        return np.concatenate([known, self.guessed(self.start, self.end)])
+
+    def guessed(self, start: int, end: int) -> npt.NDArray[np.int64]:
+        """Those of the tokens at places ``start:end`` that are guessed."""
+        first = 0 if self.draft is None else self.draft.start
+        tokens = () if self.draft is None else self.draft.tokens
+        return np.asarray(tokens[max(0, start - first) : max(0, end - first)], dtype=np.int64)

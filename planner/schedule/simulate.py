@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.machine.step_load import StepLoad
+from batchpipe.planner.schedule.speculation import even_bet
 from batchpipe.planner.schedule.step import Step
 from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
@@ -42,9 +43,15 @@ def simulate(
     answers: npt.NDArray[np.int64],  # tokens of each answer  # [prompts]
     *,
     bound_seconds: float = 0.0,
+    guess_chance: float = 0.0,
 ) -> Simulation:
-    """Play the plan of a fresh batcher to its end."""
-    clock = _Clock(batcher, cost, answers)
+    """Play the plan of a fresh batcher to its end.
+
+    With a chance that a guessed token is right, decodes that are alone advance by what guessing
+    brings on average: the batcher's clock ticks once for each token, and a tick takes the share of
+    a step that one of its tokens is.
+    """
+    clock = _Clock(batcher, cost, answers, guess_chance)
     while (step := batcher.next_step()) is not None:
         clock.pass_step(step)
         while clock.skips():
@@ -54,8 +61,8 @@ def simulate(
     return Simulation(
         makespan_seconds=seconds,
         tokens_per_second=(tokens + counts.completion_tokens) / max(seconds, 1e-12),
-        steps=counts.steps,
-        mean_step_tokens=clock.step_tokens / max(1, counts.steps),
+        steps=round(clock.steps),
+        mean_step_tokens=clock.step_tokens / max(1.0, clock.steps),
         compute_utilisation=clock.compute_seconds / max(seconds, 1e-12),
         memory_utilisation=clock.memory_seconds / max(seconds, 1e-12),
         peak_kv_tokens=counts.peak_kv_tokens,
@@ -70,12 +77,18 @@ class _Clock:
     """Time, and who ends when."""
 
     def __init__(
-        self, batcher: TokenBatcher, cost: StepCost, answers: npt.NDArray[np.int64]
+        self,
+        batcher: TokenBatcher,
+        cost: StepCost,
+        answers: npt.NDArray[np.int64],
+        guess_chance: float,
     ) -> None:
+        self.steps = 0.0
         self.seconds = 0.0
         self.compute_seconds = 0.0
         self.memory_seconds = 0.0
-        self.step_tokens = 0
+        self.step_tokens = 0.0
+        self._guess_chance = guess_chance
         self._batcher = batcher
         self._cost = cost
         self._answers: list[int] = answers.tolist()
@@ -106,7 +119,13 @@ class _Clock:
         self._finish()
         return True
 
-    def _count(self, load: StepLoad, steps: int) -> None:
+    def _count(self, load: StepLoad, ticks: int) -> None:
+        steps: float = ticks
+        if self._guess_chance and not load.prefill_tokens:
+            bet = even_bet(self._cost, load, self._guess_chance)
+            steps *= load.drawn / bet.tokens
+            load = bet.load
+        self.steps += steps
         compute, memory = self._cost.compute_seconds(load), self._cost.memory_seconds(load)
         self.seconds += steps * self._cost.seconds(load)
         self.compute_seconds += steps * compute

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from batchpipe.planner.machine.step_load import StepLoad
 from batchpipe.planner.schedule.decoding import Decoding
-from batchpipe.planner.schedule.segment import Chunk, Sequence
+from batchpipe.planner.schedule.segment import Chunk, Draft, Sequence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """Every decode advances by one token; the chunks are prompt tokens beside them."""
+    """Every decode advances by one token; the chunks are prompt tokens beside them.
+
+    A decode with a draft advances by as many tokens more as the draft was right.
+    """
 
     decoding: Decoding
     chunks: tuple[Chunk, ...]  # of prompts, and of answers that a preemption lost
-    load: StepLoad
+    load: StepLoad  # without the drafts
+    drafts: Mapping[int, Draft] = field(default_factory=dict)  # by prompt
 
     def all_chunks(self) -> list[Chunk]:
         """Decodes and prompt chunks in tree order: subtrees side by side, parents first."""
-        decodes = map(self.decoding.chunk, self.decoding.sequences.values())
+        draft_of = self.drafts.get
+        decodes = [
+            self.decoding.chunk(sequence, draft_of(index))
+            for index, sequence in self.decoding.sequences.items()
+        ]
         return sorted(
             (*decodes, *self.chunks), key=lambda chunk: (chunk.segment.rank, chunk.segment.position)
         )
@@ -49,4 +58,21 @@ def step_load(decoding: Decoding, chunks: tuple[Chunk, ...]) -> StepLoad:
         shared_pairs=decoding.shared_pairs,
         prefill_tokens=prefill_tokens,
         prefill_pairs=pairs,
+    )
+
+
+def with_guesses(load: StepLoad, tokens: int, sequences: int) -> StepLoad:
+    """The load with so many guessed tokens behind so many of its decodes.
+
+    A guessed token is a row like any other, and one query more for keys that its decode reads in
+    any case. A chunk of several tokens is read in two parts, itself and what is before it.
+    """
+    context = (load.own_keys + load.shared_pairs) // max(1, load.decodes)
+    return replace(
+        load,
+        tokens=load.tokens + tokens,
+        drawn=load.drawn + tokens,
+        sequences=load.sequences + sequences,
+        prefill_tokens=load.prefill_tokens + tokens,
+        prefill_pairs=load.prefill_pairs + tokens * context,
     )

@@ -6,6 +6,7 @@ pass keys are written before they are read, so a shared prefix costs no bubble.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, Ledger, blocks_for
@@ -17,7 +18,8 @@ from batchpipe.planner.schedule.admission import Admission
 from batchpipe.planner.schedule.decoding import Decoding
 from batchpipe.planner.schedule.live_tree import LiveTree
 from batchpipe.planner.schedule.pace import Pace
-from batchpipe.planner.schedule.segment import Chunk, Segment, Sequence
+from batchpipe.planner.schedule.segment import Chunk, Draft, Segment, Sequence
+from batchpipe.planner.schedule.speculation import Speculation
 from batchpipe.planner.schedule.step import Step, step_load
 from batchpipe.planner.schedule.waiting import Waiting
 
@@ -33,6 +35,8 @@ class Counts:
     recomputed_tokens: int = 0  # computed once more, after a preemption or an eviction
     evicted_tokens: int = 0
     peak_kv_tokens: int = 0
+    drafted_tokens: int = 0  # guessed and computed
+    accepted_tokens: int = 0  # of them, what the model then drew
 
 
 class TokenBatcher:
@@ -51,10 +55,12 @@ class TokenBatcher:
         *,
         lengths: OutputLengths | None = None,
         tree: LiveTree | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self.plan = plan
         self.ledger = ledger
         self.pace = pace
+        self.speculation = speculation
         self.lengths = lengths or plan.new_lengths()
         self.waiting = Waiting(plan)
         self.tree = tree or LiveTree(plan, ledger, self.waiting.next_use)
@@ -66,6 +72,7 @@ class TokenBatcher:
             self.waiting, self.tree, self.decoding, pace, ledger.total, self.remaining
         )
         self._ever_computed: dict[int, int] = {}  # tokens of a node, of a preempted tail (~index)
+        self._drafts: Mapping[int, Draft] = {}  # of the last step, by prompt
 
     # ---- forming a step -------------------------------------------------------------------
 
@@ -93,7 +100,8 @@ class TokenBatcher:
             )
             return None
         step_chunks = tuple(chunks)
-        return Step(self.decoding, step_chunks, step_load(self.decoding, step_chunks))
+        load = step_load(self.decoding, step_chunks)
+        return Step(self.decoding, step_chunks, load, {} if chunks else self._drafted(load))
 
     @property
     def settled_until(self) -> int:
@@ -108,6 +116,26 @@ class TokenBatcher:
             if sequence in self.decoding:  # not preempted for one before it
                 length = self.decoding.length(sequence)
                 self._reserve(sequence.tail, length, preempt=True)
+
+    def _drafted(self, load: StepLoad) -> dict[int, Draft]:
+        """What is guessed behind decodes that are alone, as far as blocks are free.
+
+        For a guess nobody is preempted and nothing is evicted.
+        """
+        drafts: dict[int, Draft] = {}
+        if self.speculation is None:
+            return drafts
+        wanted = self.speculation.drafts(self.decoding, load, self._left_to_draw)
+        for index, draft in wanted.items():
+            tail = self.running[index].tail
+            if blocks_for(draft.end) - len(tail.blocks) <= self.ledger.free:
+                self._reserve(tail, draft.end, preempt=False)
+                drafts[index] = draft
+        return drafts
+
+    def _left_to_draw(self, sequence: Sequence) -> int:
+        limit = self.plan.samplings[sequence.index].max_tokens
+        return limit - self.decoding.produced(sequence)
 
     def _schedule_prefill(
         self, sequence: Sequence, chunks: list[Chunk], scheduled: dict[int, int], budget: int
@@ -220,6 +248,8 @@ class TokenBatcher:
         """The step's KV is in place, and every drawing sequence has one token more."""
         self.counts.steps += 1
         self.counts.completion_tokens += step.load.drawn
+        self.counts.drafted_tokens += sum(len(draft.tokens) for draft in step.drafts.values())
+        self._drafts = step.drafts
         self.pace.passed(step.load)
         for chunk in step.chunks:
             chunk.segment.computed = chunk.end
@@ -228,6 +258,24 @@ class TokenBatcher:
             sequence.tail.length += 1
             del self.prefilling[sequence.index]
             self.decoding.join(sequence)
+
+    def drew(self, sequence: Sequence, tokens: list[int]) -> None:
+        """These are the sequence's tokens of the step just computed: one, or with a draft more.
+
+        Blocks that only wrong guesses were in are free again.
+        """
+        if self.speculation is not None:
+            self.speculation.learn(sequence, tokens)
+        if sequence.index not in self._drafts:
+            return
+        more = len(tokens) - 1
+        self.decoding.jump(sequence, more)
+        length, above = self.decoding.length(sequence), sequence.tail.position
+        self.ledger.give_back(sequence.tail.surplus(blocks_for(length - 1)))
+        self.counts.completion_tokens += more
+        self.counts.accepted_tokens += more
+        keys = {"own_keys": more * length, "shared_pairs": more * above}
+        self.pace.passed(StepLoad(tokens=more, drawn=more, sequences=0, **keys))
 
     def decode_load(self) -> StepLoad:
         """The load of the next step if it has decodes alone."""
@@ -254,6 +302,8 @@ class TokenBatcher:
         if ended_itself:
             self.lengths.add(sequence.index, produced)
         self.pace.answered(sequence.index, produced)
+        if self.speculation is not None:
+            self.speculation.forget(sequence)
         self._leave(sequence)
         self.tree.discard(sequence.tail)
         self._ever_computed.pop(~sequence.index, None)

@@ -170,7 +170,7 @@ def test_many_preempted_at_once_are_no_deep_recursion() -> None:
         run.batcher.computed(step)
         for chunk in chunks:
             if chunk.sequence is not None:
-                run._draw(chunk.sequence)
+                run._draw(chunk)
     assert len(run.answers) == 1500
     assert run.batcher.counts.preemptions > 0
 
