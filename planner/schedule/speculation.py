@@ -20,7 +20,7 @@ from batchpipe.planner.schedule.step import with_guesses
 
 MOST_GUESSED = 8  # tokens behind one decode
 MOST_MATCHED = 3
-WORTH = 1.05  # tokens per second must gain so much: guessing takes some time of its own
+WORTH = 1.1  # tokens per second must gain so much: the cost model errs by some percent
 HOPED_CHANCE = 0.9  # where not even guesses so good would pay, none is asked for
 PRIOR_TRIALS = 4  # that went wrong before the first: nothing is believed before it is seen
 REMEMBERED_TRIALS = 32  # fewer are noise, more are slow to see that a text has changed
@@ -93,8 +93,9 @@ def best_bet(cost: StepCost, load: StepLoad, levels: Iterable[Level]) -> Bet:
         tokens += level.tokens
         sequences += level.sequences
         gained += level.chance * level.tokens
-        more = with_guesses(load, tokens, sequences)
-        bet = Bet(level.chance, more, cost.seconds(more), load.drawn + gained)
+        more = with_guesses(load, tokens)
+        seconds = cost.seconds(more) + sequences * cost.apart_seconds
+        bet = Bet(level.chance, more, seconds, load.drawn + gained)
         if bet.rate > max(best.rate, nothing.rate * WORTH):
             best = bet
     return best

@@ -61,18 +61,17 @@ def step_load(decoding: Decoding, chunks: tuple[Chunk, ...]) -> StepLoad:
     )
 
 
-def with_guesses(load: StepLoad, tokens: int, sequences: int) -> StepLoad:
-    """The load with so many guessed tokens behind so many of its decodes.
+def with_guesses(load: StepLoad, tokens: int) -> StepLoad:
+    """The load with so many guessed tokens behind its decodes.
 
     A guessed token is a row like any other, and one query more for keys that its decode reads in
-    any case. A chunk of several tokens is read in two parts, itself and what is before it.
+    any case.
     """
     context = (load.own_keys + load.shared_pairs) // max(1, load.decodes)
     return replace(
         load,
         tokens=load.tokens + tokens,
         drawn=load.drawn + tokens,
-        sequences=load.sequences + sequences,
         prefill_tokens=load.prefill_tokens + tokens,
         prefill_pairs=load.prefill_pairs + tokens * context,
     )

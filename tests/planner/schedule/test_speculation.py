@@ -25,6 +25,7 @@ from batchpipe.planner.schedule.pace import Full
 from batchpipe.planner.schedule.segment import Chunk, Draft, Segment, Sequence
 from batchpipe.planner.schedule.speculation import (
     MOST_GUESSED,
+    WORTH,
     Guess,
     Level,
     Speculation,
@@ -166,10 +167,19 @@ def test_bet_is_the_best_of_all_cuts(
         kept = [level for level in levels if level.chance >= cut]
         tokens = sum(level.tokens for level in kept)
         gained = sum(level.tokens * level.chance for level in kept)
-        more = with_guesses(load, tokens, len(kept))
+        more = with_guesses(load, tokens)
         rates.append((decodes + gained) / GPU.seconds(more))
-    assert bet.rate >= max(rates) / 1.05 - 1e-9
-    assert bet.rate == plain or bet.rate > plain * 1.05
+    assert bet.rate >= max(rates) / WORTH - 1e-9
+    assert bet.rate == plain or bet.rate > plain * WORTH
+
+
+def test_chunks_that_a_cpu_reads_apart_are_paid_for() -> None:
+    cpu = StepCost(LLAMA_8B, MACHINES["cpu-2core"], "bfloat16")
+    few = replace(FEW, own_keys=400)
+    cheap = replace(cpu, machine=replace(cpu.machine, device="cuda"))
+    assert (cpu.apart_seconds > 0, cheap.apart_seconds) == (True, 0)
+    bets = [even_bet(cost, few, 0.9) for cost in (cpu, cheap)]
+    assert bets[0].seconds == pytest.approx(bets[1].seconds + 4 * cpu.apart_seconds)
 
 
 # ---- learning ---------------------------------------------------------------------------------
@@ -257,7 +267,7 @@ def test_simulated_tail_takes_what_the_played_one_takes(chance: float) -> None:
     for chunks in run.steps():
         tokens = sum(c.end - c.draft.start for c in chunks if c.draft)
         load = StepLoad(4, 4, 4, own_keys=sum(c.end for c in chunks))
-        seconds += GPU.seconds(with_guesses(load, tokens, 4 if tokens else 0))
+        seconds += GPU.seconds(with_guesses(load, tokens))
     found = dry_run(plan, setting)
     assert found.makespan_seconds == pytest.approx(seconds, rel=0.12)
     assert found.steps == pytest.approx(run.batcher.counts.steps, rel=0.12)
