@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchpipe.engine.drafting import PromptLookup, kept
+from batchpipe.engine.drafting import SEARCHED_TOKENS, PromptLookup, kept
 from batchpipe.planner.request import Prompts
 from batchpipe.planner.schedule.segment import Draft, Segment, Sequence
 from batchpipe.planner.schedule.speculation import Guess
@@ -45,6 +45,14 @@ def test_lookup_finds_what_a_search_finds(
 def test_text_that_repeats_one_token_is_expected_to_go_on() -> None:
     lookup, sequence = PromptLookup(Prompts.pack([[5, 7, 7]])), sequence_of([5, 7, 7])
     assert lookup.guess(sequence, 4) == Guess((7, 7, 7, 7), 1)
+
+
+def test_only_the_end_of_a_very_long_prompt_is_searched() -> None:
+    prompt = [7, 8, *range(100, 100 + SEARCHED_TOKENS), 7]
+    lookup, sequence = PromptLookup(Prompts.pack([prompt])), sequence_of(prompt)
+    assert lookup.guess(sequence, 1) is None
+    sequence.answer.extend([9, 7])
+    assert lookup.guess(sequence, 2) == Guess((9, 7), 1)
 
 
 def test_sequences_are_apart_and_forgotten_ones_begin_anew() -> None:

@@ -138,8 +138,9 @@ def repetitive_prompts(seed: int, count: int = 8) -> list[list[int]]:
 # ---- equal to generate ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [AUTO, ALWAYS])
-@pytest.mark.parametrize("name", sorted(TINY_MODELS))
+@pytest.mark.parametrize(
+    ("name", "mode"), [("llama", AUTO), *((name, ALWAYS) for name in sorted(TINY_MODELS))]
+)
 def test_tokens_equal_generate(tiny_model: Model, name: str, mode: str) -> None:
     model_dir, prompts = tiny_model(name), repetitive_prompts(2, 20)
     reference = greedy_reference(model_dir, prompts, 24)
@@ -229,7 +230,7 @@ def least_blocks(prompts: list[list[int]], samplings: list[Sampling]) -> int:
     )
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(
     jobs(),
     st.sampled_from([AUTO, ALWAYS]),
@@ -247,7 +248,7 @@ def test_answers_do_not_depend_on_guesses(
     assert said(answers(exact_engine(job, mode, blocks, most_tokens))) == said(plain)
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(jobs(), st.sampled_from([2, 3, 7, 1000]), st.integers(0, 20), st.sampled_from([None, 2, 7]))
 def test_right_guesses_are_worth_what_they_replace(
     job: tuple[list[list[int]], list[Sampling]],
