@@ -63,36 +63,36 @@ struct Block {
         std::fill(own.weight_sums.begin(), own.weight_sums.end(), 0.0f);
     }
 
-    // The rows of the read take in its keys, as far as causality and window let them see.
-    void attend(const Read& read) {
-        const long begin = (std::max<long>(read.query_start, first) - first) * group;
-        const long end = (std::min<long>(read.query_end, last) - first) * group;
-        int64_t from = read.keys, until = 0;
-        for (long row = begin; row < end; ++row) {
+    long begin_of(const Read& read) const {
+        return (std::max<long>(read.query_start, first) - first) * group;
+    }
+    long end_of(const Read& read) const {
+        return (std::min<long>(read.query_end, last) - first) * group;
+    }
+    bool streams(const Read& read) const { return end_of(read) - begin_of(read) <= STREAMED_ROWS; }
+
+    // The keys of the read that any of its rows sees, as far as causality and window let them.
+    Span look(const Read& read) {
+        Span seen{read.keys, 0};
+        for (long row = begin_of(read); row < end_of(read); ++row) {
             const int64_t at = step.positions[first + row / group] - read.position + 1;
             own.until[row] = std::clamp<int64_t>(at, 0, read.keys);
             own.from[row] = step.window ? std::clamp<int64_t>(at - step.window, 0, read.keys) : 0;
-            from = std::min(from, own.from[row]), until = std::max(until, own.until[row]);
+            seen.start = std::min(seen.start, own.from[row]);
+            seen.end = std::max(seen.end, own.until[row]);
         }
-        for (int64_t key = from; key < until; key += KEYS) {
-            const int64_t count = std::min<int64_t>(KEYS, until - key);
-            if (end - begin <= STREAMED_ROWS)
-                stream(read, key, count, begin, end);
-            else
-                tiles(read, key, count, begin, end);
-        }
+        return seen;
     }
 
-    // Few rows: each key and value is read where it lies.
-    void stream(const Read& read, int64_t start, int64_t count, long begin, long end) {
+    // Few rows take in a block of keys, each of which is read where it lies.
+    void stream(const Read& read, int64_t start, int64_t count) {
         const Number *keys[KEYS], *values[KEYS];
         for (int64_t at = 0; at < KEYS; ++at) {  // what is too many is read, but weighs nothing
             const int64_t slot = read.slot(start + std::min(at, count - 1));
             keys[at] = key(slot), values[at] = value(slot);
         }
-        fetch(read, start + count);
         alignas(64) float scores[KEYS];
-        for (long row = begin; row < end; ++row) {
+        for (long row = begin_of(read); row < end_of(read); ++row) {
             score(&own.queries[row * head_words], keys, count, scores);
             const float kept = weigh(scores, row, start);
             long d = 0;
@@ -139,11 +139,12 @@ struct Block {
         for (int at = 0; at < COUNT; ++at) store(to + at * LANES, even[at] + odd[at]);
     }
 
-    // Many rows: a block of keys and values is packed once for all of them.
-    void tiles(const Read& read, int64_t start, int64_t count, long begin, long end) {
+    // Many rows take in a block of keys, which is packed once for all of them.
+    void tiles(const Read& read, int64_t start, int64_t count) {
         pack(read, start, count);
         fetch(read, start + count);
-        long row = begin;
+        long row = begin_of(read);
+        const long end = end_of(read);
         for (; row + TILE <= end; row += TILE) tile<TILE>(row, start, count);
         switch (end - row) {
             case 5: return tile<5>(row, start, count);
@@ -272,25 +273,48 @@ void write(const Step& step, int64_t query) {
     }
 }
 
+// Some key heads of a block of queries, from their first read to their last.
+template <typename Number, bool PAIRS>
+void attend(const Step& step, const Blocks::Item& item, const std::vector<int64_t>& reads) {
+    static thread_local std::vector<Scratch> scratch;
+    const long heads = item.last_head - item.first_head;
+    scratch.resize(std::max<size_t>(scratch.size(), heads));
+    const auto block = [&](long head) {
+        return Block<Number, PAIRS>{step, scratch[head], item.first_head + head, item.first, item.last};
+    };
+    for (long head = 0; head < heads; ++head) {
+        auto own = block(head);
+        own.start();
+        for (const int64_t place : reads) {
+            const Read& read = step.reads[place];
+            if (own.streams(read)) continue;
+            const Span seen = own.look(read);
+            for (int64_t key = seen.start; key < seen.end; key += KEYS)
+                own.tiles(read, key, std::min<int64_t>(KEYS, seen.end - key));
+        }
+    }
+    for (const int64_t place : reads) {  // all heads of a key together: they lie side by side
+        const Read& read = step.reads[place];
+        if (!block(0).streams(read)) continue;
+        Span seen{};
+        for (long head = 0; head < heads; ++head) seen = block(head).look(read);
+        for (int64_t key = seen.start; key < seen.end; key += KEYS)
+            for (long head = 0; head < heads; ++head)
+                block(head).stream(read, key, std::min<int64_t>(KEYS, seen.end - key));
+    }
+    for (long head = 0; head < heads; ++head) block(head).finish();
+}
+
 template <typename Number, bool PAIRS>
 void attend(const Step& step, const Blocks& blocks) {
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
         for (int64_t query = 0; query < step.queries; ++query) write<Number>(step, query);
-        static thread_local Scratch scratch;
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t item = blocks.count() * step.kv_heads - 1; item >= 0; --item) {  // longest first
-            const int64_t at = item / step.kv_heads;
-            Block<Number, PAIRS> block{step, scratch, item % step.kv_heads, blocks.first(at),
-                                       blocks.last(at)};
-            block.start();
-            const std::vector<int64_t>& reads = blocks.reads[at];
-            for (size_t place = 0; place < reads.size(); ++place) {
-                if (place + 1 < reads.size()) block.fetch(step.reads[reads[place + 1]], 0);
-                block.attend(step.reads[reads[place]]);
-            }
-            block.finish();
+        for (int64_t place = blocks.items() - 1; place >= 0; --place) {  // of a long chunk the
+            const Blocks::Item item = blocks.item(step, place);          // later see more
+            attend<Number, PAIRS>(step, item, blocks.reads[item.block]);
         }
     }
 }

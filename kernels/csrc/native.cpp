@@ -17,6 +17,8 @@
 
 namespace {
 
+constexpr int64_t MOST_ROWS = 192;  // of a block, for each key head
+
 struct Bfloat16 {
     uint16_t bits;
 };
@@ -54,25 +56,36 @@ struct Step {
 
 namespace {
 
-// Neighbouring queries, small enough that all threads get some, and what each block reads.
+// How a step is cut for threads: into blocks of neighbouring queries and, where these are too few,
+// their key heads into parts.
 struct Blocks {
-    int64_t queries, size;
-    std::vector<std::vector<int64_t>> reads;
+    struct Item {
+        int64_t block, first, last, first_head, last_head;  // queries, key heads
+    };
+    int64_t size, parts = 1;
+    std::vector<std::vector<int64_t>> reads;  // of each block
 
-    Blocks(const Step& step, int64_t threads) : queries(step.queries) {
-        const int64_t group = step.heads / step.kv_heads;
-        const int64_t wanted = 4 * threads;  // items, of which a key head is one each
-        const int64_t even = queries * step.kv_heads / wanted;
-        size = std::clamp<int64_t>(even, 1, std::max<int64_t>(1, 192 / group));
-        reads.resize((queries + size - 1) / size);
+    Blocks(const Step& step, int64_t threads) {
+        const int64_t wanted = threads == 1 ? 1 : 4 * threads, group = step.heads / step.kv_heads;
+        size = std::clamp<int64_t>(step.queries / wanted, 1, std::max<int64_t>(1, MOST_ROWS / group));
+        reads.resize((step.queries + size - 1) / size);
+        const int64_t count = reads.size();
+        parts = std::min(step.kv_heads, (wanted + count - 1) / count);
         for (int64_t read = 0; read < step.read_count; ++read)
             for (int64_t at = step.reads[read].query_start / size;
                  at * size < step.reads[read].query_end; ++at)
                 reads[at].push_back(read);
     }
-    int64_t count() const { return reads.size(); }
-    int64_t first(int64_t at) const { return at * size; }
-    int64_t last(int64_t at) const { return std::min(queries, (at + 1) * size); }
+    int64_t items() const { return reads.size() * parts; }
+    Item item(const Step& step, int64_t place) const {
+        const int64_t block = place / parts, part = place % parts;
+        return {block, block * size, std::min(step.queries, (block + 1) * size),
+                step.kv_heads * part / parts, step.kv_heads * (part + 1) / parts};
+    }
+};
+
+struct Span {
+    int64_t start, end;
 };
 
 #define LANES 8
