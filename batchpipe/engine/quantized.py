@@ -9,9 +9,6 @@ head and the experts of mixtures, which are no linear layers in transformers, st
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -159,23 +156,9 @@ def _check_device(quantize: str, device: torch.device, dtype: str) -> None:
 def _import_torchao(quantize: str) -> Any:
     """torchao's module of quantisation, or `ConfigError` where it is not installed."""
     try:
-        with _quietly("torchao", "torch.utils._pytree"):
-            import torchao.quantization
+        import torchao.quantization
     except ImportError as error:
         raise ConfigError(
             f"--quantize {quantize} needs torchao ({error}): pip install 'batchpipe[quant]'"
         ) from error
     return torchao.quantization
-
-
-@contextmanager
-def _quietly(*loggers: str) -> Iterator[None]:
-    """These loggers tell errors alone: torchao warns of every library that fits another GPU."""
-    levels = {name: logging.getLogger(name).level for name in loggers}
-    for name in loggers:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
