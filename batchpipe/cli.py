@@ -13,6 +13,7 @@ import click
 import batchpipe
 from batchpipe.config import (
     DTYPES,
+    ENGINES,
     ON_TOO_LONG,
     QUANTIZE,
     SPECULATE,
@@ -21,8 +22,9 @@ from batchpipe.config import (
     RunOptions,
     retry_options,
 )
-from batchpipe.errors import BatchpipeError, Interrupted, StoppedEarly
+from batchpipe.errors import GOES_ON, BatchpipeError, Interrupted, StoppedEarly
 from batchpipe.planner.order import ORDERS
+from batchpipe.run.hidden_torch import hide_torch
 from batchpipe.run.stop import Terminated, raising_terminated
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -39,7 +41,6 @@ Exit codes:
 """
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-GOES_ON = "what is finished is on disk, and the same command goes on from there"
 
 DTYPE_OPTIONS = (
     click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True),
@@ -61,6 +62,23 @@ SAMPLING_OPTIONS = (
     click.option("--stop", multiple=True, help="Text that ends an answer; may be repeated."),
     click.option("--stop-token-ids", type=int, multiple=True, help="Token that ends an answer."),
     click.option("--ignore-eos", is_flag=True, default=None, help="Answer up to --max-tokens."),
+)
+
+ENGINE_OPTIONS = (
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default=ENGINES[0],
+        show_default=True,
+        help="What answers: batchpipe itself, vLLM in this process, or a server's OpenAI API.",
+    ),
+    click.option("--base-url", help="The server of --engine openai: http://localhost:8000/v1."),
+    click.option(
+        "--served-model",
+        help="What the server calls the model [default: the only one that it lists, else -m].",
+    ),
+    click.option("--api-key-env", help="Name of the environment variable with the server's key."),
+    click.option("--concurrency", type=int, help="Most requests under way at once [default: 64]."),
 )
 
 JOB_OPTIONS = (
@@ -137,12 +155,15 @@ def commands() -> None:
 @click.option("--budget-hours", type=float, help="Stop, resumably, after so many hours.")
 @click.option("--budget-cost", type=float, help="The same by cost; needs --price-per-hour.")
 @click.option("--with-token-ids", is_flag=True, help="Also write `output_token_ids`.")
+@_with(ENGINE_OPTIONS)
 @_with(SAMPLING_OPTIONS)
 def run(as_json: bool, **given: Any) -> None:
     """Plan, execute and write the answers to INPUT (Parquet or JSONL; file, directory or glob).
 
     The same command goes on where a stopped run was.
     """
+    if given["engine"] == "openai":
+        hide_torch()
     from batchpipe.run.job import run as run_job
 
     own = {name: given.pop(name) for name in RunOptions.__dataclass_fields__}
@@ -211,9 +232,8 @@ def plan(as_json: bool, **given: Any) -> None:
     The expected time stands between two others: from short answers to answers at their limits where
     lengths are unknown, widened by what the machine's profile may err, 15 % measured, 40 % guessed.
     """
-    from batchpipe.run.preview import hide_torch, preview
-
     hide_torch()
+    from batchpipe.run.preview import preview
 
     own = {name: given.pop(name) for name in PlanOptions.__dataclass_fields__}
     _print(preview(_job_options(given), PlanOptions(**own)), as_json)

@@ -11,6 +11,7 @@ from typing import Any
 
 from batchpipe.errors import ConfigError
 
+ENGINES = ("batchpipe", "openai", "vllm")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZE = ("int8", "int4", "float8")
 STATUSES = ("success", "error", "invalid_output")
@@ -44,6 +45,11 @@ class JobOptions:
     speculate: str = "auto"
     machine: str | None = None
     price_per_hour: float | None = None
+    engine: str = ENGINES[0]
+    base_url: str | None = None
+    served_model: str | None = None
+    api_key_env: str | None = None  # the variable's name; the key itself is kept nowhere
+    concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

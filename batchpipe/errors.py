@@ -14,6 +14,8 @@ exits 1.
 A bad row is none of these: it becomes a result row with ``status = error`` and a sentence.
 """
 
+GOES_ON = "what is finished is on disk, and the same command goes on from there"
+
 
 class BatchpipeError(Exception):
     """A run failed; the message is one clear sentence for the user."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 
+from batchpipe.engine.answer import Answer
 from batchpipe.engine.drafting import PromptLookup, kept
 from batchpipe.engine.model import Decoder
 from batchpipe.engine.pieces import Drawn, Pieces
@@ -22,16 +22,6 @@ from batchpipe.planner.schedule.pace import Pace
 from batchpipe.planner.schedule.segment import Chunk, Sequence
 from batchpipe.planner.schedule.speculation import Speculation
 from batchpipe.planner.schedule.token_batcher import Counts, TokenBatcher
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the model said to one prompt of the plan."""
-
-    index: int  # of the prompt in the plan
-    token_ids: tuple[int, ...]  # with the token that ended it
-    ended_by: str  # "eos", "stop_string", "length" or "nan"
-    cached_tokens: int  # prompt tokens that were not computed on its behalf
 
 
 class Engine:

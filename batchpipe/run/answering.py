@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 
-from batchpipe.engine.engine import Engine
 from batchpipe.journal.journal import Journal
-from batchpipe.planner.replan import Replanner
+from batchpipe.planner.plan import Plan
 from batchpipe.rows.results import Result
 from batchpipe.run.answers import Answers
+from batchpipe.run.engines import Engine
 from batchpipe.run.progress import Progress
 from batchpipe.run.stop import StopSignals
 from batchpipe.run.work import Work
@@ -36,27 +37,28 @@ class Answering:
     def __init__(
         self,
         engine: Engine,
+        plan: Plan,
         answers: Answers,
-        replanner: Replanner,
         journal: Journal,
         limits: Limits,
         work: Work,
     ) -> None:
         self.uncached_tokens = 0
         self._before, self._started = work, time.perf_counter()
-        self._engine, self._answers, self._replanner = engine, answers, replanner
+        self.lengths = plan.new_lengths()
+        self._engine, self._answers = engine, answers
         self._journal, self._limits = journal, limits
         self._progress = Progress(journal.rows, journal.counts.finished)
         self._prompt_tokens = 0
 
     def run(self) -> str | None:
         """Returns what asked to stop. What is finished is on disk, also after an exception."""
-        with StopSignals() as stop:
+        with StopSignals() as stop, closing(self._engine.steps()) as steps:
             try:
-                for finished in self._engine.steps():
+                for finished in steps:
                     for answer in finished:
-                        self._replanner.answered(answer.index)
-                    self._replanner.between_steps(self._engine.batcher)
+                        if answer.ended_itself:
+                            self.lengths.add(answer.index, answer.tokens)
                     results = self._answers.results(finished)
                     if results:
                         self._record(results)
@@ -74,13 +76,14 @@ class Answering:
 
     def work(self) -> Work:
         """What the run has cost up to now."""
-        counts = self._engine.counts
+        spent = self._engine.spent()
+        counts = spent.counts
         return self._before + Work(
             steps=counts.steps,
             preemptions=counts.preemptions,
             drafted_tokens=counts.drafted_tokens,
             accepted_tokens=counts.accepted_tokens,
-            memory_shortages=self._engine.memory_shortages,
+            memory_shortages=spent.memory_shortages,
             run_seconds=time.perf_counter() - self._started,
         )
 
@@ -97,7 +100,7 @@ class Answering:
         return ends_at is not None and time.monotonic() >= ends_at
 
     def _tell(self) -> None:
-        counts = self._engine.counts
+        counts = self._engine.spent().counts
         self._progress.update(
             self._journal.counts.finished,
             self._prompt_tokens + counts.completion_tokens,

@@ -6,19 +6,19 @@ from collections.abc import Container, Iterable, Mapping
 
 import numpy as np
 
-from batchpipe.engine.engine import Answer
+from batchpipe.engine.answer import Answer
 from batchpipe.engine.text import finish_text
 from batchpipe.planner.plan import Plan
 from batchpipe.rows.results import FinishReason, Result
 from batchpipe.run.language import Language
 from batchpipe.run.prepare import Job
 
-FINISH_REASONS: dict[str, FinishReason | None] = {
+FINISH_REASONS: dict[str, FinishReason] = {
     "eos": "stop",
     "stop_string": "stop",
     "length": "length",
-    "nan": None,
 }
+NOT_NUMBERS = "the model's scores were not numbers (NaN or all -inf)"
 
 
 def failed_results(faults: Mapping[int, str], *, but: Container[int] = ()) -> list[Result]:
@@ -59,8 +59,9 @@ class Answers:
     def _result(self, row: int, samples: list[Answer], *, duplicate: bool) -> Result:
         first = samples[0]
         prompt_tokens = len(self._plan.prompts[first.index])
-        if any(answer.ended_by == "nan" for answer in samples):
-            return Result.failed(row, "the model's scores were not numbers (NaN or all -inf)")
+        faults = [answer.fault or NOT_NUMBERS for answer in samples if _is_fault(answer)]
+        if faults:
+            return Result.failed(row, faults[0])
         texts = tuple(self._text(answer) for answer in samples)
         return Result(
             ordinal=row,
@@ -69,11 +70,13 @@ class Answers:
             finish_reason=FINISH_REASONS[first.ended_by],
             prompt_tokens=prompt_tokens,
             cached_tokens=prompt_tokens if duplicate else first.cached_tokens,
-            completion_tokens=sum(len(answer.token_ids) for answer in samples),
-            output_token_ids=first.token_ids,
+            completion_tokens=sum(answer.tokens for answer in samples),
+            output_token_ids=first.token_ids or None,
         )
 
     def _text(self, answer: Answer) -> str:
+        if answer.text is not None:
+            return answer.text
         return finish_text(
             self._language.tokenizer,
             answer.token_ids,
@@ -81,3 +84,7 @@ class Answers:
             stopped_by_string=answer.ended_by == "stop_string",
             stopped_by_token=answer.ended_by == "eos",
         )
+
+
+def _is_fault(answer: Answer) -> bool:
+    return answer.ended_by not in FINISH_REASONS

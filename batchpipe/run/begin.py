@@ -9,11 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from batchpipe.config import JobOptions, RetryOptions, RunOptions
-from batchpipe.engine.model import choose_device, choose_dtype, refuse_by_class
-from batchpipe.engine.quantized import check_quantizable
 from batchpipe.errors import ConfigError
 from batchpipe.journal.folder import Folder
 from batchpipe.journal.journal import Journal
@@ -23,6 +19,7 @@ from batchpipe.planner.plan import Plan
 from batchpipe.rows.location import find_files, local_path, state_of
 from batchpipe.rows.source import Source
 from batchpipe.rows.template import Template
+from batchpipe.run.engines import Backend, computing, connect
 from batchpipe.run.fingerprint import (
     InputDigest,
     differences,
@@ -32,7 +29,7 @@ from batchpipe.run.fingerprint import (
 from batchpipe.run.history import load_history
 from batchpipe.run.language import Language, load_config, load_language
 from batchpipe.run.layout import time_text
-from batchpipe.run.plan_job import Target, plan_job, target_of
+from batchpipe.run.plan_job import Target, plan_job
 from batchpipe.run.prepare import Job, Remaining, open_job, prepare
 
 OF_THE_INPUT = ("rows", "input")  # the parts of a fingerprint that only reading all of it tells
@@ -42,12 +39,14 @@ OF_THE_INPUT = ("rows", "input")  # the parts of a fingerprint that only reading
 class Ready:
     """A job that may run, the model's language, and what it will run on."""
 
+    options: JobOptions  # with what only the backend could tell filled in
     source: Source
     template: Template | None
     language: Language
-    device: torch.device
-    dtype: str
-    target: Target
+    backend: Backend
+    device: str  # a kind of device, or a server's URL
+    dtype: str | None  # None where only a server knows
+    target: Target | None  # None where the machine is not known
     settings: dict[str, Any]  # the fingerprint, save for the input's rows
 
 
@@ -62,26 +61,21 @@ class Begun:
 
 def make_ready(options: JobOptions, run_options: RunOptions) -> Ready:
     """Everything checked that can be before the rows are read, short of the weights."""
-    device = choose_device(options.device)
+    backend = connect(options, run_options)
+    options = backend.options
     source, template = open_job(options)
     config = load_config(options)
-    refuse_by_class(options.model, config)
-    language = load_language(options, config)
-    dtype = choose_dtype(options.dtype, config, device)
-    if options.quantize is not None:
-        check_quantizable(options.model, config, options.quantize, device=device, dtype=dtype)
-    target = target_of(
-        options, language, device=device.type, dtype=dtype, step_tokens=run_options.step_tokens
-    )
+    device, dtype = computing(options, config)
+    language = load_language(options, config).within(backend.context)
+    target = backend.target(language, dtype)
     settings = settings_fingerprint(options, template, config, dtype)
-    return Ready(source, template, language, device, dtype, target, settings)
+    return Ready(options, source, template, language, backend, device, dtype, target, settings)
 
 
 def begin(
     ready: Ready,
     folder: Folder,
     lock: Lock,
-    options: JobOptions,
     run_options: RunOptions,
     retry: RetryOptions | None = None,
 ) -> Begun:
@@ -90,9 +84,10 @@ def begin(
     Raises:
         ConfigError: the directory holds a run of something else, and how it differs
     """
+    options = ready.options
     known = known_run(folder, run_options)
     if known is None or _is_barren(known):
-        return _begin_anew(ready, folder, lock, options, run_options)
+        return _begin_anew(ready, folder, lock, run_options)
     states = input_states(options.input)
     found = {**ready.settings, "rows": len(ready.source), "input": known.fingerprint["input"]}
     _refuse_other(folder, known, found)
@@ -116,7 +111,7 @@ def begin(
         remaining=remaining,
         spill_folder=local_path(folder.name),
     )
-    return Begun(*_planned(job, ready, options), journal)
+    return Begun(*_planned(job, ready), journal)
 
 
 def known_run(folder: Folder, run_options: RunOptions) -> Manifest | None:
@@ -130,13 +125,8 @@ def known_run(folder: Folder, run_options: RunOptions) -> Manifest | None:
     return None if run_options.overwrite else known
 
 
-def _begin_anew(
-    ready: Ready,
-    folder: Folder,
-    lock: Lock,
-    options: JobOptions,
-    run_options: RunOptions,
-) -> Begun:
+def _begin_anew(ready: Ready, folder: Folder, lock: Lock, run_options: RunOptions) -> Begun:
+    options = ready.options
     digest = InputDigest()
     job = prepare(
         options,
@@ -146,7 +136,7 @@ def _begin_anew(
         digest=digest,
         spill_folder=local_path(folder.name),
     )
-    job, plan = _planned(job, ready, options)
+    job, plan = _planned(job, ready)
     manifest = Manifest(
         fingerprint={**ready.settings, "rows": len(ready.source), "input": str(digest)},
         output=real_path(run_options.out),
@@ -162,7 +152,8 @@ def _begin_anew(
     return Begun(job, plan, Journal.create(folder, manifest, lock))
 
 
-def _planned(job: Job, ready: Ready, options: JobOptions) -> tuple[Job, Plan]:
+def _planned(job: Job, ready: Ready) -> tuple[Job, Plan]:
+    options = ready.options
     history = load_history(options.model, options.template)
     return plan_job(job, options.order, ready.target, history=history)
 

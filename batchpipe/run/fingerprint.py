@@ -29,6 +29,9 @@ WITHOUT_EFFECT = (
     "speculate",
     "machine",
     "price_per_hour",
+    "base_url",
+    "api_key_env",
+    "concurrency",
 )
 
 
@@ -71,7 +74,7 @@ def check_unchanged(source: Source, digest: str) -> None:
 
 
 def settings_fingerprint(
-    options: JobOptions, template: Template | None, config: Any, dtype: str
+    options: JobOptions, template: Template | None, config: Any, dtype: str | None
 ) -> dict[str, Any]:
     """All but the input: named parts, each a plain value, so that a difference has a name."""
     parts = asdict(options)

@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 
 from batchpipe.config import JobOptions, RetryOptions, RunOptions, allowed_errors, budget_hours
-from batchpipe.engine.model import choose_device, choose_dtype
 from batchpipe.errors import ConfigError, Interrupted, StoppedEarly
 from batchpipe.journal.folder import Folder, open_folder
 from batchpipe.journal.journal import Journal
@@ -31,6 +30,7 @@ from batchpipe.run.begin import (
     make_ready,
     real_path,
 )
+from batchpipe.run.engines import computing
 from batchpipe.run.execute import Executed, execute
 from batchpipe.run.fingerprint import check_unchanged, settings_fingerprint
 from batchpipe.run.language import load_config
@@ -83,7 +83,7 @@ def _run(options: JobOptions, run_options: RunOptions, retry: RetryOptions | Non
             return finished
     ready = make_ready(options, run_options)
     with hold(folder) as lock:
-        begun = begin(ready, folder, lock, options, run_options, retry)
+        begun = begin(ready, folder, lock, run_options, retry)
         journal = begun.journal
         if retry is not None and journal.summary is not None:  # there is nothing to repair
             return _again(Summary(**journal.summary), run_options)
@@ -91,14 +91,8 @@ def _run(options: JobOptions, run_options: RunOptions, retry: RetryOptions | Non
         journal.flush()
         before = Work.of(journal.manifest.facts)
         executed = execute(
-            begun.job,
-            begun.plan,
-            ready.language,
-            journal,
-            options,
-            target=ready.target,
-            device=ready.device,
-            dtype=ready.dtype,
+            ready,
+            begun,
             limits=_limits(journal, run_options, None if budget is None else began + budget * 3600),
             work=before + Work(plan_seconds=time.perf_counter() - started),
         )
@@ -114,7 +108,7 @@ def _run(options: JobOptions, run_options: RunOptions, retry: RetryOptions | Non
             several=journal.several,
         )
         expected = before.run_seconds + executed.expected_seconds
-        summary = _summary(ready, begun, executed, tally, options, run_options, expected)
+        summary = _summary(ready, begun, executed, tally, run_options, expected)
         journal.finish(summary.as_json())
         return summary
 
@@ -147,8 +141,10 @@ def _finished(folder: Folder, options: JobOptions, run_options: RunOptions) -> S
     if known.facts["input_states"] != input_states(options.input):
         return None
     template = None if options.template is None else Template.from_option(options.template)
+    if options.served_model is None:  # a server that is gone by now need not name it
+        options = replace(options, served_model=known.fingerprint.get("served_model"))
     config = load_config(options)
-    dtype = choose_dtype(options.dtype, config, choose_device(options.device))
+    _, dtype = computing(options, config)
     settings = settings_fingerprint(options, template, config, dtype)
     if settings != {n: part for n, part in known.fingerprint.items() if n not in OF_THE_INPUT}:
         return None
@@ -186,11 +182,11 @@ def _summary(
     begun: Begun,
     executed: Executed,
     tally: Tally,
-    options: JobOptions,
     run_options: RunOptions,
     expected_seconds: float,
 ) -> Summary:
-    counts, work, journal = executed.counts, executed.work, begun.journal
+    spent, work, journal = executed.spent, executed.work, begun.journal
+    options, counts = ready.options, spent.counts
     facts = journal.manifest.facts
     failed = max(0, tally.rows - tally.succeeded - facts["skipped"])
     # What earlier sessions computed is known by row only, what this one did to the token.
@@ -213,7 +209,7 @@ def _summary(
         drafted_tokens=work.drafted_tokens,
         accepted_tokens=work.accepted_tokens,
         memory_shortages=work.memory_shortages,
-        most_tokens=executed.most_tokens,
+        most_tokens=spent.most_tokens,
         plan_seconds=round(work.plan_seconds, 3),
         load_seconds=round(work.load_seconds, 3),
         run_seconds=round(work.run_seconds, 3),
@@ -222,10 +218,12 @@ def _summary(
         policy=executed.policy,
         dtype=ready.dtype,
         quantize=options.quantize,
-        device=ready.device.type,
+        device=ready.device,
         output=run_options.out,
         run_dir=journal.folder.name,
         with_token_ids=run_options.with_token_ids,
         repairs=len(journal.manifest.repairs),
         exit_code=_exit_code(failed, tally.rows, run_options),
+        engine=options.engine,
+        served_model=options.served_model,
     )

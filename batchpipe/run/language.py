@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from batchpipe.config import JobOptions
+from batchpipe.config import ENGINES, JobOptions
 from batchpipe.engine.served import refuse, refuse_by_config, refuse_requantizing
 from batchpipe.errors import ConfigError
 from batchpipe.planner.machine.model_shape import ModelShape
@@ -26,6 +26,12 @@ class Language:
     shape: ModelShape
     eos_token_ids: frozenset[int]
     defaults: dict[str, Any]  # sampling defaults of generation_config.json
+
+    def within(self, context: int | None) -> Language:
+        """The same, of a model that is served with so short a context; None: with its own."""
+        if context is None or context >= self.shape.context:
+            return self
+        return replace(self, shape=replace(self.shape, context=context))
 
     def tokenize(self, texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
         """Token ids of every text; ``special_tokens`` adds those that a plain text begins with."""
@@ -71,7 +77,8 @@ def load_config(options: JobOptions) -> Any:  # transformers PreTrainedConfig
             f"model {name} cannot be loaded; give a hub id or a local model directory "
             f"({_first_line(error)})"
         ) from error
-    refuse_by_config(name, config)
+    if options.engine == ENGINES[0]:
+        refuse_by_config(name, config)
     if options.quantize is not None:
         refuse_requantizing(name, config, options.quantize)
     return config

@@ -73,23 +73,28 @@ def target_of(
 def plan_job(
     job: Job,
     order: str,
-    target: Target,
+    target: Target | None,
     *,
     history: History | None = None,
 ) -> tuple[Job, Plan]:
-    """The plan, and the job without the rows that would not fit the KV memory even alone."""
+    """The plan, and the job without the rows that would not fit the KV memory even alone.
+
+    Without a target ``planned`` is the first of its candidates, which shares whatever the machine.
+    """
     while True:
         plan = make_plan(job.prompts, job.samplings, order="input", history=history)
-        faults = {} if target.kv_blocks is None else _too_large(job, plan, target)
+        faults = {} if target is None else _too_large(job, plan, target)
         if not faults:
             break
         job = job.without(faults)
     named = replace(plan, order_name=order)
-    return job, ordered(named, target.setting, simulated_prompts=SIMULATED_PROMPTS)
+    setting = None if target is None else target.setting
+    return job, ordered(named, setting, simulated_prompts=SIMULATED_PROMPTS)
 
 
 def _too_large(job: Job, plan: Plan, target: Target) -> dict[int, str]:
-    assert target.kv_blocks is not None, "without a KV memory nothing is too large"
+    if target.kv_blocks is None:
+        return {}
     needed = alone_blocks(plan)[plan.first_prompt]
     block_bytes = BLOCK_TOKENS * target.cost.shape.kv_bytes_per_token(target.cost.dtype)
     held = target.kv_blocks * BLOCK_TOKENS
@@ -117,14 +122,24 @@ def alone_blocks(plan: Plan) -> npt.NDArray[np.int64]:  # [plan.prompts]
     return blocks
 
 
-def plan_facts(plan: Plan, setting: Setting, options: JobOptions) -> dict[str, object]:
+def setting_facts(setting: Setting) -> dict[str, object]:
+    """What a plan's file says of the machine that it was made for."""
+    return {
+        "machine": setting.cost.machine.name,
+        "dtype": setting.cost.dtype,
+        "quantize": setting.cost.shape.quantize,
+        "kv_tokens": setting.kv_blocks * BLOCK_TOKENS,
+        "step_tokens": setting.step_tokens,
+    }
+
+
+def plan_facts(
+    plan: Plan, options: JobOptions, of_the_engine: Mapping[str, object]
+) -> dict[str, object]:
     """What a plan's file says of how it was made."""
     return {
         "policy": plan.policy,
         "model": options.model,
-        "machine": setting.cost.machine.name,
-        "dtype": setting.cost.dtype,
-        "quantize": options.quantize,
-        "kv_tokens": setting.kv_blocks * BLOCK_TOKENS,
-        "step_tokens": setting.step_tokens,
+        "engine": options.engine,
+        **of_the_engine,
     }

@@ -6,7 +6,6 @@ Nothing is run and no weights are looked at: times come from the machine's profi
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,22 +28,18 @@ from batchpipe.run.forecast_text import JobTimes, PlayedOrder, Preview
 from batchpipe.run.history import load_history
 from batchpipe.run.kv_memory import blocks_for_all, blocks_on
 from batchpipe.run.language import Language, load_config, load_language
-from batchpipe.run.plan_job import Target, alone_blocks, plan_facts, plan_job, target_of
+from batchpipe.run.plan_job import (
+    Target,
+    alone_blocks,
+    plan_facts,
+    plan_job,
+    setting_facts,
+    target_of,
+)
 from batchpipe.run.prepare import Job, open_job, prepare
 from batchpipe.run.trace_job import bare_language, prepare_trace, reads_as_trace
 
 EXCERPT_CHARACTERS = 48
-
-
-def hide_torch() -> None:
-    """transformers, imported after this, works without torch for the rest of the process.
-
-    It imports torch wherever that is installed, which costs seconds and hundreds of megabytes, and
-    a tokenizer needs none of it. Does nothing where torch is loaded already.
-    """
-    if "torch" not in sys.modules:
-        sys.modules["torch"] = None  # type: ignore[assignment]
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that torch is missing
 
 
 def preview(options: JobOptions, asked: PlanOptions) -> Preview:
@@ -70,7 +65,7 @@ def preview(options: JobOptions, asked: PlanOptions) -> Preview:
     simulation = asked_for.simulation if whole else None
     cost, machine = plan.cost(setting.cost), setting.cost.machine
     if asked.out is not None:
-        packed = packed_plan(plan, plan_facts(plan, setting, options))
+        packed = packed_plan(plan, plan_facts(plan, options, setting_facts(setting)))
         with written_whole(asked.out) as stream:
             stream.write(packed)
     return Preview(

@@ -36,19 +36,24 @@ class Summary:
     expected_seconds: float  # what the machine's profile promised for run_seconds
     order: str
     policy: str  # what `planned` chose
-    dtype: str
-    device: str
+    dtype: str | None  # None: a server's own affair
+    device: str  # or a server's URL
     output: str
     run_dir: str
     with_token_ids: bool
     repairs: int  # by `retry`
     exit_code: int
     quantize: str | None = None  # how the weights were rounded; None: not
+    engine: str = "batchpipe"
+    served_model: str | None = None
 
     @property
     def computed_in(self) -> str:
-        """Dtype, kind of weights and device, as a person reads them."""
-        return f"{dtype_text(self.dtype, self.quantize)} on {self.device}"
+        """Dtype, kind of weights and device, or who computed, as a person reads them."""
+        if self.dtype is None:
+            return f"{self.served_model} at {self.device}"
+        by = "" if self.engine == "batchpipe" else f"{self.engine}, "
+        return f"{by}{dtype_text(self.dtype, self.quantize)} on {self.device}"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, in this order."""
@@ -66,13 +71,16 @@ class Summary:
                 f"{self.prompt_tokens:,} prompt tokens, {self.computed_prompt_tokens:,} computed, "
                 f"{share:.1%} reused; {self.completion_tokens:,} tokens written",
                 f"planned in {self.plan_seconds:.1f} s, model loaded in {self.load_seconds:.1f} s, "
-                f"answered in {self.run_seconds:.1f} s, expected {self.expected_seconds:.1f} "
+                f"answered in {self.run_seconds:.1f} s{self._expected()} "
                 f"({tokens / max(1e-9, self.run_seconds):,.0f} tokens/s, {self.computed_in})",
                 *self._speculation(),
                 *self._shortage(),
                 f"results: {self.output}",
             )
         )
+
+    def _expected(self) -> str:
+        return f", expected {self.expected_seconds:.1f}" if self.expected_seconds else ""
 
     def _speculation(self) -> list[str]:
         if not self.drafted_tokens:

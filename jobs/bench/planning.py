@@ -39,9 +39,9 @@ from batchpipe.planner.plan_file import packed_plan
 from batchpipe.planner.planning import Setting, in_order, make_plan
 from batchpipe.planner.tree.prefix_tree import build
 from batchpipe.rows.atomic import written_whole
+from batchpipe.run.hidden_torch import hide_torch
 from batchpipe.run.language import load_config, load_language
 from batchpipe.run.prepare import open_job, prepare
-from batchpipe.run.preview import hide_torch
 
 MB = 1e6
 SYSTEM_PROMPTS, TEMPLATES = 5, 50  # a template is a system prompt and more

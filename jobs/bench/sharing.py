@@ -30,7 +30,7 @@ from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.order import ORDERS
 from batchpipe.planner.planning import SIMULATED_PROMPTS, Setting, dry_run, make_plan, ordered
 from batchpipe.planner.request import Prompts, Sampling
-from batchpipe.run.preview import hide_torch
+from batchpipe.run.hidden_torch import hide_torch
 
 STEP_TOKENS = 1024
 ANSWER_TOKENS = 64  # where the file observed none

@@ -12,7 +12,7 @@ import torch
 
 from batchpipe.engine.token_batch import TokenBatch
 from batchpipe.journal.journal import Journal
-from batchpipe.run import execute
+from batchpipe.run import own_engine
 
 VOCABULARY = 256
 POOL_ROWS = 4096
@@ -38,7 +38,7 @@ class StubDecoder:
 
 def use_stub(figures: Path) -> None:
     """Runs of this process answer with a `StubDecoder` and tell what their journal cost."""
-    stub: Any = execute
+    stub: Any = own_engine
     stub.load_model = lambda *given, **named: None
     stub.check_attention = lambda *given: None
     stub.bind = lambda *given: StubDecoder()

@@ -14,7 +14,7 @@ import torch
 from harness import Row, call, ended, read, spawn, write_lines
 
 from batchpipe.engine.model import Decoder
-from batchpipe.run import execute
+from batchpipe.run import own_engine
 
 ROWS = 60
 
@@ -138,7 +138,7 @@ def test_memory_that_is_short_makes_steps_smaller_and_is_told(
         return computed(self, batch)
 
     monkeypatch.setattr(Decoder, "logits", short)
-    monkeypatch.setattr(execute, "check_attention", lambda *given: None)  # has larger batches
+    monkeypatch.setattr(own_engine, "check_attention", lambda *given: None)  # has larger batches
     ran = call(*command(job, model, "--overwrite"))
     assert ran.code == 0, ran.err
     assert ran.summary["memory_shortages"] >= 2

@@ -1,0 +1,86 @@
+"""Which options make sense with which engine; what does not is refused with the reason."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import urlsplit
+
+from batchpipe.config import ENGINES, JobOptions, RunOptions
+from batchpipe.errors import ConfigError
+
+OF_A_SERVER = ("base_url", "served_model", "api_key_env", "concurrency")
+OF_OUR_OWN = ("device", "quantize", "speculate", "machine")
+OF_THIS_PROCESS = (*OF_OUR_OWN, "dtype", "kv_memory", "step_tokens")
+
+MOST_CONNECTIONS = 1000  # of one client
+
+# Engine -> the options that it has no use for, and why.
+REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "batchpipe": (OF_A_SERVER, "asks a server, and --engine openai alone does so"),
+    "openai": (OF_THIS_PROCESS, "is the server's own affair with --engine openai"),
+    "vllm": ((*OF_A_SERVER, *OF_OUR_OWN), "is no option of --engine vllm"),
+}
+
+
+def check_engine_options(options: JobOptions, run_options: RunOptions) -> None:
+    """The engine is one of `ENGINES`, has what it needs and nothing that it cannot use.
+
+    Raises:
+        ConfigError: with the option, its value and the fix
+    """
+    if options.engine not in ENGINES:
+        raise ConfigError(f"--engine {options.engine} is none of {', '.join(ENGINES)}")
+    names, why = REFUSED[options.engine]
+    for name in names:
+        value = _given(name, options, run_options)
+        if value is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} {value} {why}; leave it out")
+    if options.engine == "openai":
+        _check_server(options)
+
+
+def api_key(options: JobOptions) -> str | None:
+    """The key that the environment holds, None where none is asked for.
+
+    Raises:
+        ConfigError: the variable is not set
+    """
+    if options.api_key_env is None:
+        return None
+    key = os.environ.get(options.api_key_env, "").strip()
+    if not key:
+        raise ConfigError(
+            f"--api-key-env {options.api_key_env}: the environment has no such variable, or it is "
+            f"empty; set it to the key"
+        )
+    return key
+
+
+def _given(name: str, options: JobOptions, run_options: RunOptions) -> object:
+    """The option's value, None where it was left alone."""
+    value: object = getattr(run_options if name == "step_tokens" else options, name)
+    return None if value == "auto" else value
+
+
+def _check_server(options: JobOptions) -> None:
+    url = options.base_url
+    if not url:
+        raise ConfigError("--engine openai needs --base-url, such as http://localhost:8000/v1")
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, a broken IPv6 address
+        named = False
+    if not named:
+        raise ConfigError(
+            f"--base-url {url} is no address of a server; write for example http://localhost:8000/v1"
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        # Not repeated here: it may hold a secret, which the run directory must never keep.
+        raise ConfigError(
+            "--base-url must be an address alone, without user, password or query; give a key by "
+            "--api-key-env, the name of the variable that holds it"
+        )
+    wanted = 1 if options.concurrency is None else options.concurrency
+    if not 1 <= wanted <= MOST_CONNECTIONS:
+        raise ConfigError(f"--concurrency {wanted} must be from 1 to {MOST_CONNECTIONS}")
