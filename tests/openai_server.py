@@ -178,18 +178,22 @@ def serving(**behaviour: Any) -> Iterator[Running]:
         server.server_close()
 
 
-def spawned(port: int, log: Path, seconds: float = 0.0) -> subprocess.Popen[bytes]:
-    """The server as a process of its own; it answers before this returns."""
+@contextmanager
+def spawned(port: int, log: Path, seconds: float = 0.0) -> Iterator[subprocess.Popen[bytes]]:
+    """The server as a process of its own, which answers, and is killed at the end of the block."""
     command = [sys.executable, __file__, "--port", str(port), "--log", str(log)]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, "--seconds", str(seconds)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline().strip() == b"ready"
-    return process
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == b"ready"
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @click.command()

@@ -96,6 +96,7 @@ class ServerEngine:
         self._job, self._plan, self._language = job, plan, language
         self._as_text = as_text
         self._counts = Counts()
+        self._uncounted = False
 
     def steps(self) -> Generator[list[Answer], None, None]:
         """The answers that came, at the latest after `STEP_SECONDS`.
@@ -167,7 +168,9 @@ class ServerEngine:
         if choice.finish_reason not in ENDED_BY:
             raise Refused(f"the server ended the answer by {choice.finish_reason}")
         details = getattr(usage, "prompt_tokens_details", None)
-        cached = getattr(details, "cached_tokens", None) or 0
+        cached = getattr(details, "cached_tokens", None)
+        if cached is None:
+            self._tell_uncounted()
         tokens = getattr(usage, "completion_tokens", None)
         if tokens is None:
             [ids] = self._language.tokenize([choice.text], special_tokens=False)
@@ -176,10 +179,20 @@ class ServerEngine:
             index,
             tuple(getattr(choice, "token_ids", None) or ()),
             ENDED_BY[choice.finish_reason],
-            min(cached, len(self._plan.prompts[index])),
+            min(cached or 0, len(self._plan.prompts[index])),
             text=choice.text,
             text_tokens=tokens,
         )
+
+    def _tell_uncounted(self) -> None:
+        """Said once: what the server reuses is not seen from here."""
+        if not self._uncounted:
+            print(
+                f"{self._server.url} does not tell which prompt tokens it had cached: all count as "
+                f"computed (vLLM tells with --enable-prompt-tokens-details)",
+                file=sys.stderr,
+            )
+        self._uncounted = True
 
 
 def connect(options: JobOptions, run_options: RunOptions) -> ServerBackend:
