@@ -48,9 +48,27 @@ def test_kernels_import_only_torch_and_themselves(path: Path) -> None:
     assert all(module.startswith("batchpipe.kernels") for module in ours(modules))
 
 
+@pytest.mark.parametrize("package", ["openai", "vllm"])
+def test_another_systems_package_is_imported_by_one_file(package: str) -> None:
+    files = (path for room in ("batchpipe", "planner", "kernels") for path in ROOT.glob(room))
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for room in files
+        for path in room.glob("**/*.py")
+        if package in external(imported_modules(path))
+    ]
+    assert found == [f"batchpipe/integrations/{package}.py"]
+
+
 @pytest.mark.parametrize(
     "statement",
-    ["import batchpipe", "import batchpipe.planner.plan", "import batchpipe.cli"],
+    [
+        "import batchpipe",
+        "import batchpipe.planner.plan",
+        "import batchpipe.cli",
+        "import batchpipe.run.job",
+        "import batchpipe.integrations.server",
+    ],
 )
 def test_torch_and_transformers_stay_unloaded(statement: str) -> None:
     check = f"{statement}, sys; print({{'torch', 'transformers'}} & set(sys.modules))"

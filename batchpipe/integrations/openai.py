@@ -15,7 +15,7 @@ from batchpipe.errors import GOES_ON, ConfigError, StoppedEarly
 from batchpipe.rows.words import one_line
 
 RETRIES = 6  # of one request, 25 s together
-RETRIES_AT_FIRST = 1  # a wrong address is told at once
+RETRIES_AT_FIRST = 2  # before the run begins: a wrong address is told at once
 REQUEST_SECONDS = 3600.0  # for an answer, with all that the server has to do before it
 CONNECT_SECONDS = 10.0
 NO_KEY = "none"  # the package wants one; without it, it would take OPENAI_API_KEY
@@ -75,13 +75,15 @@ class Server:
             StoppedEarly: it has gone since it answered first
         """
         try:
-            with self._waiting(RETRIES) as client:
+            with self._waiting(RETRIES_AT_FIRST) as client:
                 client.completions.create(model=model, prompt=[token_id], max_tokens=1)
         except openai.NotFoundError as error:
             raise ConfigError(
                 f"{self.url} has no /completions for {model} ({self._sentence(error)}); most "
                 f"servers have it under /v1"
             ) from error
+        except openai.RateLimitError:  # the run itself has more patience
+            return None
         except OF_ALL_ROWS as error:
             raise self._gone(error) from error
         except openai.APIStatusError as error:

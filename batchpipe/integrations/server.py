@@ -171,6 +171,8 @@ class ServerEngine:
         cached = getattr(details, "cached_tokens", None)
         if cached is None:
             self._tell_uncounted()
+            # The prompt of a row counts once, also where it has several samples.
+            cached = len(self._plan.prompts[index]) if self._plan.sample[index] else 0
         tokens = getattr(usage, "completion_tokens", None)
         if tokens is None:
             [ids] = self._language.tokenize([choice.text], special_tokens=False)
@@ -179,7 +181,7 @@ class ServerEngine:
             index,
             tuple(getattr(choice, "token_ids", None) or ()),
             ENDED_BY[choice.finish_reason],
-            min(cached or 0, len(self._plan.prompts[index])),
+            min(cached, len(self._plan.prompts[index])),
             text=choice.text,
             text_tokens=tokens,
         )

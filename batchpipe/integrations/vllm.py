@@ -13,7 +13,7 @@ from typing import Any
 
 from batchpipe.config import JobOptions, RunOptions, parse_bytes
 from batchpipe.engine.answer import Answer
-from batchpipe.errors import BatchpipeError, ConfigError
+from batchpipe.errors import GOES_ON, ConfigError, StoppedEarly
 from batchpipe.integrations.sampling_seed import seed_of
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.request import Sampling
@@ -86,7 +86,13 @@ class VllmBackend:
             raise ConfigError(
                 f"vLLM cannot load {options.model} ({one_line(str(error))}); --engine batchpipe may"
             ) from error
-        return Opened(VllmEngine(self, engine, job, plan, language), job, plan)
+        cache = engine.vllm_config.cache_config
+        return Opened(
+            VllmEngine(self, engine, job, plan, language),
+            job,
+            plan,
+            kv_tokens=(cache.num_gpu_blocks or 0) * cache.block_size,
+        )
 
 
 class VllmEngine:
@@ -104,7 +110,7 @@ class VllmEngine:
         """One step of vLLM each, with the answers that it finished.
 
         Raises:
-            BatchpipeError: vLLM failed
+            StoppedEarly: vLLM failed
         """
         coming = iter(self._plan.order.prompts.tolist())
         try:
@@ -137,7 +143,7 @@ class VllmEngine:
         try:
             outputs: list[Any] = self._engine.step()
         except RuntimeError as error:
-            raise BatchpipeError(f"vLLM failed ({one_line(str(error))})") from error
+            raise StoppedEarly(f"vLLM failed ({one_line(str(error))}); {GOES_ON}") from error
         return outputs
 
     def _parameters(self, index: int) -> Any:
@@ -195,7 +201,7 @@ def connect(options: JobOptions, run_options: RunOptions) -> VllmBackend:
 
 def _longest(plan: Plan) -> int:
     """Tokens of the longest prompt with its answer."""
-    lengths = plan.prompts.lengths.tolist()
+    lengths: list[int] = plan.prompts.lengths.tolist()
     return max(
         tokens + sampling.max_tokens
         for tokens, sampling in zip(lengths, plan.samplings, strict=True)

@@ -107,7 +107,7 @@ def _run(options: JobOptions, run_options: RunOptions, retry: RetryOptions | Non
             with_token_ids=run_options.with_token_ids,
             several=journal.several,
         )
-        expected = before.run_seconds + executed.expected_seconds
+        expected = 0.0 if ready.target is None else before.run_seconds + executed.expected_seconds
         summary = _summary(ready, begun, executed, tally, run_options, expected)
         journal.finish(summary.as_json())
         return summary

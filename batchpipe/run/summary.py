@@ -60,7 +60,7 @@ class Summary:
         return asdict(self)
 
     def __str__(self) -> str:
-        share = self.reused_prompt_tokens / max(1, self.prompt_tokens)
+        share = max(0.0, self.reused_prompt_tokens / max(1, self.prompt_tokens))
         tokens = self.prompt_tokens + self.completion_tokens
         return "\n".join(
             (
