@@ -35,8 +35,8 @@ Exit codes:
     1    the run failed
     2    wrong usage, found before any work
     3    finished, with more error rows than --max-errors
-    75   stopped early (SIGTERM, disk full, budget spent, too many errors, another process at
-         work); the same command goes on
+    75   stopped early (SIGTERM, disk full, budget spent, too many errors, server gone, another
+         process at work); the same command goes on
     130  interrupted (Ctrl-C); the same command goes on
 """
 

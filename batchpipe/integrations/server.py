@@ -21,7 +21,7 @@ from batchpipe.planner.schedule.sending import Sending
 from batchpipe.planner.schedule.token_batcher import Counts
 from batchpipe.rows.words import listed
 from batchpipe.run.engine_options import api_key
-from batchpipe.run.engines import Opened, Spent
+from batchpipe.run.engines import Backend, Opened, Spent
 from batchpipe.run.language import Language
 from batchpipe.run.plan_job import Target, plan_job
 from batchpipe.run.prepare import Job
@@ -197,7 +197,7 @@ class ServerEngine:
         self._uncounted = True
 
 
-def connect(options: JobOptions, run_options: RunOptions) -> ServerBackend:
+def connect(options: JobOptions, run_options: RunOptions) -> Backend:
     """The server answers and serves the model.
 
     Raises:

@@ -19,7 +19,7 @@ from batchpipe.planner.plan import Plan
 from batchpipe.planner.request import Sampling
 from batchpipe.planner.schedule.token_batcher import Counts
 from batchpipe.rows.words import one_line
-from batchpipe.run.engines import Opened, Spent, computing
+from batchpipe.run.engines import Backend, Opened, Spent, computing
 from batchpipe.run.language import Language
 from batchpipe.run.plan_job import Target
 from batchpipe.run.prepare import Job
@@ -186,7 +186,7 @@ class VllmEngine:
         return Answer(index, tokens, ended_by, cached)
 
 
-def connect(options: JobOptions, run_options: RunOptions) -> VllmBackend:
+def connect(options: JobOptions, run_options: RunOptions) -> Backend:
     """vLLM is loaded, with no model yet.
 
     Raises:

@@ -6,10 +6,10 @@ what answers it then is an *engine*, ours or another. None of them knows rows, j
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from batchpipe.config import JobOptions, RunOptions
 from batchpipe.engine.answer import Answer
@@ -69,8 +69,13 @@ class Opened:
 class Backend(Protocol):
     """What `--engine` names, ready to be opened."""
 
-    options: JobOptions  # with what only it could tell filled in
-    context: int | None  # tokens of prompt and answer that it takes; None: as many as the model
+    @property
+    def options(self) -> JobOptions:
+        """As given, with what only it could tell filled in."""
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of prompt and answer that it takes; None: as many as the model."""
 
     def target(self, language: Language, dtype: str | None) -> Target | None:
         """The machine that it answers on, to plan for; None where that is not known.
@@ -87,6 +92,9 @@ class Backend(Protocol):
         """
 
 
+Connect = Callable[[JobOptions, RunOptions], Backend]
+
+
 def connect(options: JobOptions, run_options: RunOptions) -> Backend:
     """The backend that the options name, looked for before anything else is.
 
@@ -95,8 +103,8 @@ def connect(options: JobOptions, run_options: RunOptions) -> Backend:
     """
     check_engine_options(options, run_options)
     try:
-        module: Any = import_module(MODULES[options.engine])
-        return cast(Backend, module.connect(options, run_options))
+        connect_to: Connect = import_module(MODULES[options.engine]).connect
+        return connect_to(options, run_options)
     except ModuleNotFoundError as missing:
         if missing.name != options.engine:
             raise

@@ -20,7 +20,7 @@ from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting, pace_of
 from batchpipe.planner.replan import Replanner
-from batchpipe.run.engines import Opened, Spent
+from batchpipe.run.engines import Backend, Opened, Spent
 from batchpipe.run.expected_time import expected_seconds
 from batchpipe.run.kv_memory import blocks_for_all, blocks_in, free_bytes
 from batchpipe.run.language import Language
@@ -99,7 +99,7 @@ class OwnBackend:
         )
 
 
-def connect(options: JobOptions, run_options: RunOptions) -> OwnBackend:
+def connect(options: JobOptions, run_options: RunOptions) -> Backend:
     """The device is there.
 
     Raises:
