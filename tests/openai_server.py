@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,15 @@ class Behaviour:
     seconds: float = 0.0  # that an answer takes besides
     bodies: list[Body] = field(default_factory=list)  # of completions, as they came
     headers: list[dict[str, str]] = field(default_factory=list)
-    at_once: int = 0  # most completions under way at a time
+    events: list[str] = field(default_factory=list)  # completions that came and went
+    hold: int = 0  # none goes before so many came
     log: Path | None = None
+
+    @property
+    def at_once(self) -> int:
+        """Most completions under way at a time."""
+        under_way = accumulate(1 if event == "came" else -1 for event in self.events)
+        return max(under_way, default=0)
 
     @property
     def asked(self) -> list[Body]:
@@ -60,8 +68,8 @@ class Behaviour:
 def make_app(behaviour: Behaviour) -> flask.Flask:
     """The routes."""
     app = flask.Flask("openai_server")
-    under_way = threading.Semaphore(0)
     generating = threading.Lock()
+    came = threading.Condition()
 
     def refusal() -> flask.Response | None:
         behaviour.headers.append(dict(flask.request.headers))
@@ -86,15 +94,19 @@ def make_app(behaviour: Behaviour) -> flask.Flask:
         refused = refusal() or refused_body(behaviour, body)
         if refused is not None:
             return refused
-        under_way.release()
-        behaviour.at_once = max(behaviour.at_once, under_way._value)
+        if len(body["prompt"]) != 1:
+            with came:
+                behaviour.events.append("came")
+                came.notify_all()
+                came.wait_for(lambda: behaviour.events.count("came") >= behaviour.hold, 60)
         time.sleep(behaviour.seconds)
         with generating:
             made = completion(body, behaviour)
             if behaviour.log is not None:
                 with behaviour.log.open("a") as log:
                     print(json.dumps(body["prompt"]), file=log)
-        under_way.acquire()
+        if len(body["prompt"]) != 1:
+            behaviour.events.append("went")
         return made
 
     return app
