@@ -73,7 +73,7 @@ class VllmBackend:
             trust_remote_code=options.trust_remote_code,
             dtype=dtype,
             seed=options.seed,
-            max_model_len=min(language.shape.context, _longest(plan)),
+            max_model_len=min(language.context, _longest(plan)),
             enable_prefix_caching=True,
             disable_log_stats=True,
             # Its own defaults for what a row leaves open: ours are complete.

@@ -29,7 +29,7 @@ from batchpipe.planner.machine.machine import Machine
 from batchpipe.planner.machine.model_shape import DTYPE_BYTES, QUANTIZED_BYTES, ModelShape
 from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.run.kv_memory import blocks_in, free_bytes
-from batchpipe.run.language import load_config, load_language
+from batchpipe.run.language import load_config, shape_of
 from batchpipe.run.profiles import find_machine, save_profile
 
 # Without a model: one of ordinary shape, small enough for two CPU cores. Half precision, as most
@@ -180,7 +180,7 @@ def _model(name: str | None, quantize: str | None) -> Iterator[tuple[str, Any, M
         options = JobOptions(input="", model=name, quantize=quantize)
         config = load_config(options)
         refuse_by_class(name, config)
-        yield name, config, load_language(options, config).shape
+        yield name, config, shape_of(options, config)
         return
     config = transformers.LlamaConfig(**STAND_IN_SIZES)
     with tempfile.TemporaryDirectory(prefix="batchpipe-") as folder, torch.random.fork_rng():

@@ -10,7 +10,7 @@ from typing import Any
 from batchpipe.config import ENGINES, JobOptions
 from batchpipe.engine.served import refuse, refuse_by_config, refuse_requantizing
 from batchpipe.errors import ConfigError
-from batchpipe.planner.machine.model_shape import ModelShape
+from batchpipe.planner.machine.model_shape import ModelShape, context_of
 from batchpipe.rows.parameters import check_sampling
 
 TOKENIZED_AT_ONCE = 1024  # prompts; bounds the tokenizer's own objects
@@ -23,15 +23,14 @@ class Language:
     name: str
     config: Any  # transformers PreTrainedConfig
     tokenizer: Any  # transformers PreTrainedTokenizerBase
-    shape: ModelShape
+    vocab: int  # token ids are below it
+    context: int  # positions, for prompt and answer together
     eos_token_ids: frozenset[int]
     defaults: dict[str, Any]  # sampling defaults of generation_config.json
 
     def within(self, context: int | None) -> Language:
         """The same, of a model that is served with so short a context; None: with its own."""
-        if context is None or context >= self.shape.context:
-            return self
-        return replace(self, shape=replace(self.shape, context=context))
+        return self if context is None else replace(self, context=min(context, self.context))
 
     def tokenize(self, texts: Sequence[str], *, special_tokens: bool) -> list[list[int]]:
         """Token ids of every text; ``special_tokens`` adds those that a plain text begins with."""
@@ -89,19 +88,19 @@ def load_language(options: JobOptions, config: Any) -> Language:
 
     Raises:
         ConfigError: the tokenizer is not there, or the defaults are out of range
-        UnsupportedModelError: the configuration lacks the sizes of a decoder
     """
-    shape = shape_of(options, config)
+    text_config = config.get_text_config()
     tokenizer = _load_tokenizer(options)
     generation = _generation_defaults(options)
-    eos = generation.get("eos_token_id", config.get_text_config().eos_token_id)
+    eos = generation.get("eos_token_id", text_config.eos_token_id)
     if eos is None:
         eos = tokenizer.eos_token_id
     return Language(
         name=options.model,
         config=config,
         tokenizer=tokenizer,
-        shape=shape,
+        vocab=getattr(text_config, "vocab_size", None) or len(tokenizer),
+        context=context_of(text_config),
         eos_token_ids=frozenset([eos] if isinstance(eos, int) else eos or ()),
         defaults=_sampling_defaults(options.model, generation),
     )

@@ -17,6 +17,7 @@ from batchpipe.engine.quantized import check_quantizable
 from batchpipe.engine.self_check import check_attention
 from batchpipe.errors import ConfigError, DeviceLost
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting, pace_of
 from batchpipe.planner.replan import Replanner
@@ -66,15 +67,15 @@ class OwnBackend:
             DeviceLost: the device fails for good
         """
         assert target is not None, "this machine is known"
-        options, dtype = self.options, target.cost.dtype
-        model = _loaded(language, options, self.device, dtype)
+        options, cost = self.options, target.cost
+        model = _loaded(options, language.config, self.device, cost)
         if target.kv_blocks is None:
-            free = blocks_in(free_bytes(self.device.type), language.shape, dtype)
+            free = blocks_in(free_bytes(self.device.type), cost.shape, cost.dtype)
             target = replace(target, kv_blocks=free)
             job, plan = plan_job(job, options.order, target, history=plan.history)
         setting = target.setting
         assert setting is not None, "the KV memory is known"
-        decoder, setting = _bound(model, language, plan, setting, options)
+        decoder, setting = _bound(model, plan, setting, options)
         expected = expected_seconds(plan, setting)
         replanner = Replanner(plan, setting)
         plan = replanner.plan
@@ -128,8 +129,8 @@ class _Replanned:
         return Spent(engine.counts, engine.memory_shortages, engine.most_tokens)
 
 
-def _loaded(language: Language, options: JobOptions, device: torch.device, dtype: str) -> Any:
-    """The model on its device, checked against its own attention.
+def _loaded(options: JobOptions, config: Any, device: torch.device, cost: StepCost) -> Any:
+    """The model on its device in the cost's dtype, checked against its own attention.
 
     Raises:
         ConfigError: the device has no room for it
@@ -138,30 +139,30 @@ def _loaded(language: Language, options: JobOptions, device: torch.device, dtype
     try:
         model = load_model(
             options.model,
-            language.config,
-            dtype=dtype,
+            config,
+            dtype=cost.dtype,
             device=device,
             revision=options.revision,
             trust_remote_code=options.trust_remote_code,
             quantize=options.quantize,
         )
-        check_attention(model, language.shape, options.model)
+        check_attention(model, cost.shape, options.model)
     except (RuntimeError, MemoryError) as error:
         if is_device_lost(error):
             raise DeviceLost(f"device {device} is lost ({first_line(error)})") from error
         if not is_out_of_memory(error):
             raise
-        weights = language.shape.weight_bytes(dtype)
+        weights = cost.shape.weight_bytes(cost.dtype)
         raise ConfigError(
             f"{device.type} has no room for {options.model}, whose weights take "
-            f"{weights / 1e9:.1f} GB in {dtype_text(dtype, options.quantize)}; choose a smaller "
-            f"model, --dtype or --quantize"
+            f"{weights / 1e9:.1f} GB in {dtype_text(cost.dtype, options.quantize)}; choose a "
+            f"smaller model, --dtype or --quantize"
         ) from error
     return model
 
 
 def _bound(
-    model: Any, language: Language, plan: Plan, setting: Setting, options: JobOptions
+    model: Any, plan: Plan, setting: Setting, options: JobOptions
 ) -> tuple[Decoder, Setting]:
     """The model with as much KV memory as the plan can use and, left to us, as there is.
 
@@ -173,7 +174,7 @@ def _bound(
     blocks = min(setting.kv_blocks, blocks_for_all(plan))
     while True:
         try:
-            return bind(model, language.shape, blocks), replace(setting, kv_blocks=blocks)
+            return bind(model, setting.cost.shape, blocks), replace(setting, kv_blocks=blocks)
         except (RuntimeError, MemoryError) as error:
             fewer = blocks * 3 // 4
             if not is_out_of_memory(error):

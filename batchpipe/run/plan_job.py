@@ -14,7 +14,7 @@ from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import SIMULATED_PROMPTS, Setting, make_plan, ordered
 from batchpipe.run.kv_memory import blocks_on, kv_blocks_before_loading
-from batchpipe.run.language import Language
+from batchpipe.run.language import Language, shape_of
 from batchpipe.run.prepare import Job
 from batchpipe.run.profiles import find_machine
 
@@ -52,7 +52,11 @@ def target_of(
     """This machine, by its calibrated profile where it has one.
 
     ``elsewhere`` plans for the memory of the machine that ``--machine`` names instead.
+
+    Raises:
+        UnsupportedModelError: the configuration lacks the sizes of a decoder
     """
+    shape = shape_of(options, language.config)
     machine = find_machine(
         options.machine,
         model=options.model,
@@ -60,13 +64,13 @@ def target_of(
         device=device,
         quantize=options.quantize,
     )
-    cost = StepCost(language.shape, machine, dtype)
+    cost = StepCost(shape, machine, dtype)
     if elsewhere and options.machine is not None:
         device = machine.device
         if options.kv_memory == "auto":
-            own_blocks = blocks_on(machine, language.shape, dtype)
+            own_blocks = blocks_on(machine, shape, dtype)
             return Target(cost, own_blocks, step_tokens or STEP_TOKENS[device])
-    kv_blocks = kv_blocks_before_loading(options, language.shape, device, dtype)
+    kv_blocks = kv_blocks_before_loading(options, shape, device, dtype)
     return Target(cost, kv_blocks, step_tokens or STEP_TOKENS[device])
 
 

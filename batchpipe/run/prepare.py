@@ -163,12 +163,11 @@ class _Readers:
             if isinstance(sampling, str):
                 faults.setdefault(place, sampling)
         asked, prompts = _tokenized(table, faults, self._language)
-        shape = self._language.shape
         fitted = fit(
             prompts,
             [cast(Sampling, samplings[place]) for place in asked.tolist()],
-            context=shape.context,
-            vocab=shape.vocab,
+            context=self._language.context,
+            vocab=self._language.vocab,
             on_too_long=self._options.on_too_long,
         )
         faults.update((int(asked[place]), why) for place, why in fitted.faults.items())
@@ -194,7 +193,7 @@ class _Readers:
 
 def _default_sampling(options: JobOptions, language: Language) -> Sampling:
     """How a row that says nothing is sampled: by the options, else by the model's own defaults."""
-    context = language.shape.context
+    context = language.context
     limit = {"max_tokens": min(DEFAULT_MAX_TOKENS, max(1, context // 2))}
     defaults = check_sampling(**{**limit, **language.defaults, **options.sampling})
     if defaults.max_tokens >= context and "max_tokens" in options.sampling:

@@ -64,6 +64,7 @@ def preview(options: JobOptions, asked: PlanOptions) -> Preview:
         plan = in_order(replace(plan, order_name=options.order), asked_for.policy, setting)
     simulation = asked_for.simulation if whole else None
     cost, machine = plan.cost(setting.cost), setting.cost.machine
+    shape, dtype = setting.cost.shape, setting.cost.dtype
     if asked.out is not None:
         packed = packed_plan(plan, plan_facts(plan, options, setting_facts(setting)))
         with written_whole(asked.out) as stream:
@@ -83,10 +84,10 @@ def preview(options: JobOptions, asked: PlanOptions) -> Preview:
         kv_tokens_needed=blocks_for_all(plan) * BLOCK_TOKENS if plan.rows else 0,
         kv_tokens_available=setting.kv_blocks * BLOCK_TOKENS,
         kv_tokens_of_longest=int(alone_blocks(plan).max(initial=0)) * BLOCK_TOKENS,
-        kv_bytes_per_token=language.shape.kv_bytes_per_token(setting.cost.dtype),
-        dtype=setting.cost.dtype,
+        kv_bytes_per_token=shape.kv_bytes_per_token(dtype),
+        dtype=dtype,
         quantize=options.quantize,
-        weight_bytes=language.shape.weight_bytes(setting.cost.dtype),
+        weight_bytes=shape.weight_bytes(dtype),
         step_tokens=setting.step_tokens,
         machine=machine.name,
         machine_measured=is_measured(machine),

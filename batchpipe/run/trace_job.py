@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from batchpipe.config import JobOptions
+from batchpipe.planner.machine.model_shape import context_of
 from batchpipe.planner.request import Sampling
 from batchpipe.rows.request_ids import RequestIds
 from batchpipe.rows.source import Source
 from batchpipe.rows.template import Template
 from batchpipe.rows.trace import is_trace, read_trace
 from batchpipe.run.fit import fit
-from batchpipe.run.language import Language, shape_of
+from batchpipe.run.language import Language
 from batchpipe.run.prepare import Job
 
 TOKEN_IDS = 2**31  # a trace's tokens are of no vocabulary
@@ -23,13 +24,9 @@ def reads_as_trace(options: JobOptions, source: Source, template: Template | Non
 
 
 def bare_language(options: JobOptions, config: Any) -> Language:
-    """The model's sizes alone; it has no tokenizer, and a trace needs none.
-
-    Raises:
-        UnsupportedModelError: the configuration lacks the sizes of a decoder
-    """
-    shape = shape_of(options, config)
-    return Language(options.model, config, None, shape, frozenset(), {})
+    """The model's context alone; it has no tokenizer, and a trace needs none."""
+    context = context_of(config.get_text_config())
+    return Language(options.model, config, None, TOKEN_IDS, context, frozenset(), {})
 
 
 def prepare_trace(options: JobOptions, source: Source, language: Language) -> Job:
@@ -47,8 +44,8 @@ def prepare_trace(options: JobOptions, source: Source, language: Language) -> Jo
     fitted = fit(
         trace.prompts,
         samplings,
-        context=language.shape.context,
-        vocab=TOKEN_IDS,
+        context=language.context,
+        vocab=language.vocab,
         on_too_long=options.on_too_long,
     )
     ids = RequestIds(source, options.id_column)

@@ -40,7 +40,7 @@ from batchpipe.planner.planning import Setting, in_order, make_plan
 from batchpipe.planner.tree.prefix_tree import build
 from batchpipe.rows.atomic import written_whole
 from batchpipe.run.hidden_torch import hide_torch
-from batchpipe.run.language import load_config, load_language
+from batchpipe.run.language import load_config, load_language, shape_of
 from batchpipe.run.prepare import open_job, prepare
 
 MB = 1e6
@@ -69,8 +69,9 @@ def stages(folder: Path, outcome: list[str]) -> Iterator[str]:
     """Plans the job in the folder, giving the name of each stage as it ends."""
     options = JobOptions(input=str(folder / "job.parquet"), model=str(folder / "model"))
     hide_torch()
-    language = load_language(options, load_config(options))
-    cost = StepCost(language.shape, MACHINES["h200"], "bfloat16")
+    config = load_config(options)
+    language = load_language(options, config)
+    cost = StepCost(shape_of(options, config), MACHINES["h200"], "bfloat16")
     setting = Setting(cost, KV_BLOCKS, STEP_TOKENS)
     yield "start"
     source, template = open_job(options)

@@ -61,7 +61,7 @@ class ModelShape:
     kv_heads: int
     head_dim: int
     vocab: int
-    context: int  # positions the model was made for
+    context: int  # as of `context_of`
     linear_parameters: int  # of all blocks, those that every token meets; no embedding, no head
     expert_parameters: int  # of all routed experts of all layers; 0 in a dense model
     experts: int  # routed ones of a layer; 0 in a dense model
@@ -95,7 +95,7 @@ class ModelShape:
             kv_heads=kv_heads,
             head_dim=head_dim,
             vocab=vocab,
-            context=getattr(config, "max_position_embeddings", None) or UNBOUNDED,
+            context=context_of(config),
             linear_parameters=linear,
             expert_parameters=sparse * experts * 3 * hidden * _first_of(config, EXPERT_WIDTH),
             experts=experts if sparse else 0,
@@ -130,6 +130,11 @@ class ModelShape:
     def kv_bytes_per_token(self, dtype: str) -> int:
         """Bytes that one token's keys and values take in all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim * DTYPE_BYTES[dtype]
+
+
+def context_of(config: object) -> int:
+    """Positions that the model was made for."""
+    return getattr(config, "max_position_embeddings", None) or UNBOUNDED
 
 
 def _first_of(config: object, names: Sequence[str]) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -296,6 +298,22 @@ def test_retry_asks_the_same_server(job: Path, server: Running, own_answers: lis
     ran = call("retry", job.parent / "answers.jsonl.run", "--status", "error")
     assert ran.code == 0, ran.err
     assert said(answers(job)) == said(own_answers)
+
+
+def test_a_server_may_have_a_model_that_our_own_engine_cannot_run(
+    job: Path, server: Running, own_answers: list[Row]
+) -> None:
+    folder = job.parent / "no-attention"
+    shutil.copytree(MODEL_DIR, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    asked = command(job, server.url)
+    asked[asked.index(MODEL_DIR)] = folder
+    ran = call(*asked)
+    assert ran.code == 0, ran.err
+    assert said(answers(job)) == said(own_answers)
+    own = call("run", job, "-m", folder, "-o", job.parent / "own.jsonl")
+    assert own.code == 2
+    assert "(MambaConfig) cannot be served" in own.sentence
 
 
 # ---- the key ----------------------------------------------------------------------------------
