@@ -184,6 +184,7 @@ def run(as_json: bool, **given: Any) -> None:
     help="Sample them so, e.g. max_tokens=4096; may be repeated.",
 )
 @click.option("--max-errors", help="As for `run` [default: what the run was given].")
+@click.option("--base-url", help="As for `run` [default: where the run's server was].")
 @click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
 def retry(
     run_dir: str,
@@ -191,13 +192,14 @@ def retry(
     finish_reason: str,
     settings: tuple[str, ...],
     max_errors: str | None,
+    base_url: str | None,
     as_json: bool,
 ) -> None:
     """Answer the chosen rows of a run once more; all others stay as they are.
 
     A row whose new attempt fails keeps the answer that it has.
     """
-    asked = retry_options(status, finish_reason, settings, max_errors)
+    asked = retry_options(status, finish_reason, settings, max_errors, base_url)
     from batchpipe.run.job import retry as retry_rows
 
     summary = retry_rows(run_dir, asked)

@@ -74,6 +74,7 @@ class RetryOptions:
     finish_reasons: tuple[str, ...] = ()  # and rows with one of these finish reasons
     overrides: dict[str, Any] = field(default_factory=dict)  # sampling parameters
     max_errors: str | None = None
+    base_url: str | None = None  # where the run's server is by now; None: where it was
 
     def __str__(self) -> str:
         options = {
@@ -160,7 +161,11 @@ def budget_hours(options: JobOptions, run_options: RunOptions) -> float | None:
 
 
 def retry_options(
-    statuses: str, finish_reasons: str, settings: Sequence[str], max_errors: str | None
+    statuses: str,
+    finish_reasons: str,
+    settings: Sequence[str],
+    max_errors: str | None,
+    base_url: str | None,
 ) -> RetryOptions:
     """What `--status a,b --finish-reason c --set name=value` ask for, checked as far as here."""
     allowed_errors(max_errors, 0)
@@ -180,7 +185,8 @@ def retry_options(
         if not equals or not name:
             raise ConfigError(f"--set {setting} is no setting; write for example max_tokens=4096")
         overrides[name] = _value(value)
-    return RetryOptions(chosen["--status"][0], chosen["--finish-reason"][0], overrides, max_errors)
+    rows = (chosen["--status"][0], chosen["--finish-reason"][0])
+    return RetryOptions(*rows, overrides, max_errors, base_url)
 
 
 def _listed(names: str) -> tuple[str, ...]:

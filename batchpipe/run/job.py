@@ -64,8 +64,9 @@ def retry(run_dir: str, asked: RetryOptions) -> Summary:
         raise ConfigError(f"{run_dir} holds no run; give the directory that `run` made, OUT.run")
     run_options = RunOptions(**known.command["run"])
     max_errors = asked.max_errors if asked.max_errors is not None else run_options.max_errors
+    options = JobOptions(**known.command["job"])
     return _run(
-        JobOptions(**known.command["job"]),
+        replace(options, base_url=asked.base_url or options.base_url),
         replace(run_options, run_dir=run_dir, max_errors=max_errors),
         asked,
     )

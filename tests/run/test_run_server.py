@@ -300,6 +300,16 @@ def test_retry_asks_the_same_server(job: Path, server: Running, own_answers: lis
     assert said(answers(job)) == said(own_answers)
 
 
+def test_retry_finds_a_server_that_has_moved(job: Path, own_answers: list[Row]) -> None:
+    with serving(statuses=[400, 400]) as server:
+        assert call(*command(job, server.url)).code == 3
+    retry = ("retry", job.parent / "answers.jsonl.run", "--status", "error")
+    with serving() as server:
+        ran = call(*retry, "--base-url", server.url)
+    assert ran.code == 0, ran.err
+    assert said(answers(job)) == said(own_answers)
+
+
 def test_a_server_may_have_a_model_that_our_own_engine_cannot_run(
     job: Path, server: Running, own_answers: list[Row]
 ) -> None:
