@@ -38,7 +38,7 @@ class Refused(Exception):
 class Server:
     """One server, asked with the key or with none.
 
-    `cards` and `takes_token_ids` wait; `complete` and `close` belong to an event loop.
+    `cards` and `refuses_token_ids` wait; `complete` and `close` belong to an event loop.
     """
 
     def __init__(self, url: str, key: str | None) -> None:

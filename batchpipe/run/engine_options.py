@@ -43,7 +43,7 @@ def api_key(options: JobOptions) -> str | None:
     """The key that the environment holds, None where none is asked for.
 
     Raises:
-        ConfigError: the variable is not set
+        ConfigError: the variable is not set, or to what is no key
     """
     if options.api_key_env is None:
         return None
@@ -52,6 +52,11 @@ def api_key(options: JobOptions) -> str | None:
         raise ConfigError(
             f"--api-key-env {options.api_key_env}: the environment has no such variable, or it is "
             f"empty; set it to the key"
+        )
+    if not (key.isascii() and key.isprintable()):  # no header can carry it
+        raise ConfigError(
+            f"--api-key-env {options.api_key_env}: its value has characters that no key has; set "
+            f"it to the key alone"
         )
     return key
 
@@ -66,15 +71,11 @@ def _check_server(options: JobOptions) -> None:
     url = options.base_url
     if not url:
         raise ConfigError("--engine openai needs --base-url, such as http://localhost:8000/v1")
-    try:
-        parts = urlsplit(url)
-        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, a broken IPv6 address
-        named = False
-    if not named:
+    if not _names_a_server(url):
         raise ConfigError(
             f"--base-url {url} is no address of a server; write for example http://localhost:8000/v1"
         )
+    parts = urlsplit(url)
     if parts.username or parts.password or parts.query or parts.fragment:
         # Not repeated here: it may hold a secret, which the run directory must never keep.
         raise ConfigError(
@@ -84,3 +85,14 @@ def _check_server(options: JobOptions) -> None:
     wanted = 1 if options.concurrency is None else options.concurrency
     if not 1 <= wanted <= MOST_CONNECTIONS:
         raise ConfigError(f"--concurrency {wanted} must be from 1 to {MOST_CONNECTIONS}")
+
+
+def _names_a_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, (parts.hostname or "").encode("idna")
+    except ValueError:  # a port that is no number, a broken IPv6 address, a name that cannot be
+        return False
+    behind_brackets = parts.netloc.partition("]")[2]
+    bracketed_well = behind_brackets[:1] in ("", ":")
+    return parts.scheme in ("http", "https") and bool(host) and port != 0 and bracketed_well

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol
 
-from batchpipe.config import JobOptions, RunOptions
+from batchpipe.config import ENGINES, JobOptions, RunOptions
 from batchpipe.engine.answer import Answer
 from batchpipe.errors import ConfigError
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.schedule.token_batcher import Counts
+from batchpipe.rows.words import one_line
 from batchpipe.run.engine_options import check_engine_options
 from batchpipe.run.language import Language
 from batchpipe.run.plan_job import Target
@@ -99,19 +100,22 @@ def connect(options: JobOptions, run_options: RunOptions) -> Backend:
     """The backend that the options name, looked for before anything else is.
 
     Raises:
-        ConfigError: its package is missing, it does not answer, or the options make no sense for it
+        ConfigError: its package is missing or broken, it does not answer, or the options make no
+            sense for it
     """
     check_engine_options(options, run_options)
     try:
         connect_to: Connect = import_module(MODULES[options.engine]).connect
         return connect_to(options, run_options)
-    except ModuleNotFoundError as missing:
-        if missing.name != options.engine:
+    except ImportError as error:
+        if options.engine == ENGINES[0]:  # what it imports comes with batchpipe
             raise
+        absent = isinstance(error, ModuleNotFoundError) and error.name == options.engine
+        why = "is not installed" if absent else f"cannot be imported ({one_line(str(error))})"
         raise ConfigError(
-            f"--engine {options.engine} needs the package {missing.name}, which is not installed: "
+            f"--engine {options.engine} needs the package {options.engine}, which {why}: "
             f"pip install 'batchpipe[{options.engine}]'"
-        ) from missing
+        ) from error
 
 
 def computing(options: JobOptions, config: Any) -> tuple[str, str | None]:

@@ -63,6 +63,7 @@ def test_an_option_of_a_server_needs_one(
         ("--kv-memory", "4GB"),
         ("--device", "cpu"),
         ("--dtype", "float32"),
+        ("--quantize", "int8"),
         ("--machine", "h200"),
         ("--step-tokens", 64),
     ],
@@ -72,12 +73,25 @@ def test_what_is_the_servers_affair_is_refused(job: Path, option: str, value: ob
     assert f"{option} {value} is the server's own affair" in sentence
 
 
-@pytest.mark.parametrize(("option", "value"), [("--device", "cpu"), ("--machine", "h200")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("--device", "cpu"), ("--machine", "h200"), ("--quantize", "int8")]
+)
 def test_what_vllm_cannot_be_told_is_refused(job: Path, option: str, value: object) -> None:
-    assert f"{option} {value} has no meaning" in refused(job, "--engine", "vllm", option, value)
+    sentence = refused(job, "--engine", "vllm", option, value)
+    assert f"{option} {value} is no option of --engine vllm" in sentence
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "http://host:x/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000",
+        "ftp://host/v1",
+        "http://",
+        "http://host:x/v1",
+        "http://host..com/v1",
+        "http://[::1]8000/v1",
+    ],
+)
 def test_an_address_that_is_none_is_named(job: Path, url: str) -> None:
     sentence = refused(job, "--engine", "openai", "--base-url", url)
     assert f"--base-url {url} is no address of a server" in sentence
@@ -99,6 +113,16 @@ def test_a_concurrency_out_of_range_is_named(job: Path, wanted: int) -> None:
 def test_a_key_that_the_environment_lacks_is_named(job: Path) -> None:
     sentence = refused(job, *SERVER, "--api-key-env", "NO_SUCH_KEY")
     assert "--api-key-env NO_SUCH_KEY" in sentence
+
+
+@pytest.mark.parametrize("key", ["sésame", "sesame\nopen"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(
+    job: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUR_KEY", key)
+    sentence = refused(job, *SERVER, "--api-key-env", "OUR_KEY")
+    assert "--api-key-env OUR_KEY: its value has characters that no key has" in sentence
+    assert key not in sentence
 
 
 def test_a_server_that_does_not_answer_is_named(job: Path) -> None:
@@ -165,3 +189,15 @@ def test_a_package_that_is_missing_is_named_with_its_install_line(
     monkeypatch.setitem(sys.modules, engine, None)
     more = SERVER if engine == "openai" else ("--engine", "vllm")
     assert f"pip install 'batchpipe[{engine}]'" in refused(job, *more)
+
+
+def test_a_package_that_is_broken_is_named_with_the_reason(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "libcudart.so.12: cannot open shared object file"
+    (tmp_path / "vllm.py").write_text(f"raise ImportError({reason!r})")
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    sentence = refused(job, "--engine", "vllm")
+    assert f"the package vllm, which cannot be imported ({reason})" in sentence
+    assert "pip install 'batchpipe[vllm]'" in sentence
