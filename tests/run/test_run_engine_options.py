@@ -64,6 +64,7 @@ def test_an_option_of_a_server_needs_one(
         ("--device", "cpu"),
         ("--dtype", "float32"),
         ("--quantize", "int8"),
+        ("--speculate", "off"),
         ("--machine", "h200"),
         ("--step-tokens", 64),
     ],
@@ -74,7 +75,8 @@ def test_what_is_the_servers_affair_is_refused(job: Path, option: str, value: ob
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--device", "cpu"), ("--machine", "h200"), ("--quantize", "int8")]
+    ("option", "value"),
+    [("--device", "cpu"), ("--machine", "h200"), ("--quantize", "int8"), ("--speculate", "off")],
 )
 def test_what_vllm_cannot_be_told_is_refused(job: Path, option: str, value: object) -> None:
     sentence = refused(job, "--engine", "vllm", option, value)
