@@ -53,7 +53,7 @@ class OwnBackend:
             )
         return target_of(
             options,
-            language,
+            config,
             device=self.device.type,
             dtype=dtype,
             step_tokens=self.step_tokens,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import SIMULATED_PROMPTS, Setting, make_plan, ordered
 from batchpipe.run.kv_memory import blocks_on, kv_blocks_before_loading
-from batchpipe.run.language import Language, shape_of
+from batchpipe.run.language import shape_of
 from batchpipe.run.prepare import Job
 from batchpipe.run.profiles import find_machine
 
@@ -42,7 +43,7 @@ class Target:
 
 def target_of(
     options: JobOptions,
-    language: Language,
+    config: Any,  # transformers PreTrainedConfig
     *,
     device: str,
     dtype: str,
@@ -56,7 +57,7 @@ def target_of(
     Raises:
         UnsupportedModelError: the configuration lacks the sizes of a decoder
     """
-    shape = shape_of(options, language.config)
+    shape = shape_of(options, config)
     machine = find_machine(
         options.machine,
         model=options.model,

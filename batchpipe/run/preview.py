@@ -115,7 +115,7 @@ def _prepared(options: JobOptions, asked: PlanOptions) -> tuple[Job, Language, T
     language = bare_language(options, config) if traced else load_language(options, config)
     target = target_of(
         options,
-        language,
+        config,
         device="cuda" if options.device == "cuda" else "cpu",
         dtype=_dtype(options.dtype, language),
         step_tokens=asked.step_tokens,

@@ -49,7 +49,7 @@ class Summary:
 
     @property
     def computed_in(self) -> str:
-        """Dtype, kind of weights and device, or who computed, as a person reads them."""
+        """Dtype, kind of weights and device, or model and server, as a person reads them."""
         if self.dtype is None:
             return f"{self.served_model} at {self.device}"
         by = "" if self.engine == "batchpipe" else f"{self.engine}, "
