@@ -17,6 +17,7 @@ from batchpipe.errors import ConfigError
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.schedule.token_batcher import Counts
 from batchpipe.rows.words import one_line
+from batchpipe.run.collection import collection_paused
 from batchpipe.run.engine_options import check_engine_options
 from batchpipe.run.language import Language
 from batchpipe.run.plan_job import Target
@@ -105,7 +106,8 @@ def connect(options: JobOptions, run_options: RunOptions) -> Backend:
     """
     check_engine_options(options, run_options)
     try:
-        connect_to: Connect = import_module(MODULES[options.engine]).connect
+        with collection_paused():
+            connect_to: Connect = import_module(MODULES[options.engine]).connect
         return connect_to(options, run_options)
     except ImportError as error:
         if options.engine == ENGINES[0]:  # what it imports comes with batchpipe

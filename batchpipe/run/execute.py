@@ -10,6 +10,7 @@ from batchpipe.planner.plan_file import packed_plan
 from batchpipe.run.answering import TOO_MANY_ERRORS, Answering, Limits
 from batchpipe.run.answers import Answers, failed_results
 from batchpipe.run.begin import Begun, Ready
+from batchpipe.run.collection import collection_paused
 from batchpipe.run.engines import Spent
 from batchpipe.run.history import save_history
 from batchpipe.run.plan_job import plan_facts
@@ -40,7 +41,8 @@ def execute(ready: Ready, begun: Begun, *, limits: Limits, work: Work) -> Execut
     if limits.are_passed_by(journal):
         return Executed(plan.policy, work, stopped_by=TOO_MANY_ERRORS)
     started = time.perf_counter()
-    opened = ready.backend.open(begun.job, plan, ready.language, ready.target)
+    with collection_paused():
+        opened = ready.backend.open(begun.job, plan, ready.language, ready.target)
     job, plan = opened.job, opened.plan
     journal.add(failed_results(job.faults, but=begun.job.faults))
     _announce(opened.expected_seconds, limits)
