@@ -29,7 +29,7 @@ def test_a_failure_inside_leaves_collection_on() -> None:
         with collection_paused():
             raise ValueError
 
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ValueError, match=r"^$"):
         fail()
     assert gc.isenabled()
 
