@@ -23,10 +23,15 @@ inline Vector load(const Bfloat16* from) {  // a bfloat16 is the upper half of a
 inline void store(float* to, Vector vector) { __builtin_memcpy(to, &vector, sizeof vector); }
 
 inline void store(Bfloat16* to, Vector vector) {  // to nearest, ties to even; a NaN stays one
+#ifdef PAIR_PRODUCTS
+    Halves halves;
+    asm("vcvtneps2bf16 %1, %0" : "=v"(halves) : "v"(vector));
+#else
     Bits bits = (Bits)vector;
     Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     Bits quiet = (bits >> 16) | 0x40;
     Halves halves = __builtin_convertvector(vector == vector ? rounded : quiet, Halves);
+#endif
     __builtin_memcpy(to, &halves, sizeof halves);
 }
 
