@@ -29,8 +29,8 @@ WHOLE_SQUARE_TOKENS = 256
 
 def attend(
     query: Tensor,  # [queries, heads, head_dim]
-    key: Tensor,  # the queries' own keys  # [queries, kv_heads, head_dim]
-    value: Tensor,  # [queries, kv_heads, value_dim]
+    key: Tensor,  # of the step's tokens  # [tokens, kv_heads, head_dim]
+    value: Tensor,  # [tokens, kv_heads, value_dim]
     key_cache: Tensor,  # written at the layout's slots, then read  # [slots, kv_heads, head_dim]
     value_cache: Tensor,  # [slots, kv_heads, value_dim]
     layout: Layout,

@@ -88,8 +88,8 @@ class Dispatch:
     def attend(
         self,
         query: Tensor,  # [queries, heads, head_dim]
-        key: Tensor,  # [queries, kv_heads, head_dim]
-        value: Tensor,  # [queries, kv_heads, value_dim]
+        key: Tensor,  # [tokens, kv_heads, head_dim]
+        value: Tensor,  # [tokens, kv_heads, value_dim]
         key_cache: Tensor,  # [slots, kv_heads, head_dim]
         value_cache: Tensor,  # [slots, kv_heads, value_dim]
         layout: Layout,

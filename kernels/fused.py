@@ -17,12 +17,12 @@ from batchpipe.kernels.work import Work
 
 def attend(
     query: Tensor,  # [queries, heads, head_dim]
-    key: Tensor,  # the queries' own keys  # [queries, kv_heads, head_dim]
-    value: Tensor,  # [queries, kv_heads, value_dim]
+    key: Tensor,  # of the step's tokens  # [tokens, kv_heads, head_dim]
+    value: Tensor,  # [tokens, kv_heads, value_dim]
     key_cache: Tensor,  # written, then read  # [slots, kv_heads, head_dim]
     value_cache: Tensor,  # [slots, kv_heads, value_dim]
     positions: Tensor,  # int64  # [queries]
-    write_slots: Tensor,  # int64  # [queries]
+    write_slots: Tensor,  # int64  # [tokens]
     work: Work,
     variant: Variant,
     sinks: Tensor | None = None,  # [heads]

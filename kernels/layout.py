@@ -40,10 +40,13 @@ class SharedRead:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Layout:
-    """One step: where its keys go and what its queries read."""
+    """One step: where its keys go and what its queries read.
+
+    Usually every token is a query. Where some are not, there are no squares.
+    """
 
     positions: Tensor  # int64  # [queries]
-    write_slots: Tensor  # int64, where each query's own key and value go  # [queries]
+    write_slots: Tensor  # int64, where each token's key and value go  # [tokens]
     squares: tuple[tuple[int, int], ...]  # half-open query ranges of the chunks of several tokens
     singles: tuple[Singles, ...]  # of similar lengths each
     shared: tuple[SharedRead, ...]

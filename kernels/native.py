@@ -47,7 +47,15 @@ class _Step(ctypes.Structure):
     _fields_ = (
         *(
             (name, ctypes.c_int64)
-            for name in ("queries", "heads", "kv_heads", "head_dim", "value_dim", "window")
+            for name in (
+                "queries",
+                "tokens",
+                "heads",
+                "kv_heads",
+                "head_dim",
+                "value_dim",
+                "window",
+            )
         ),
         ("read_count", ctypes.c_int64),
         *(
@@ -105,7 +113,7 @@ def kernel() -> Kernel | None:
 
 def serves(dtype: torch.dtype, head_dims: tuple[int, int], variant: Variant) -> bool:
     """True where the compiled kernel is there and computes this."""
-    if dtype not in DTYPES or variant.softcap is not None:
+    if dtype not in DTYPES or variant.softcap is not None or variant.scale <= 0:
         return False
     found = kernel()
     return found is not None and all(size % found.instructions.lanes == 0 for size in head_dims)
@@ -113,8 +121,8 @@ def serves(dtype: torch.dtype, head_dims: tuple[int, int], variant: Variant) -> 
 
 def attend(
     query: Tensor,  # [queries, heads, head_dim]
-    key: Tensor,  # [queries, kv_heads, head_dim]
-    value: Tensor,  # [queries, kv_heads, value_dim]
+    key: Tensor,  # [tokens, kv_heads, head_dim]
+    value: Tensor,  # [tokens, kv_heads, value_dim]
     key_cache: Tensor,  # [slots, kv_heads, head_dim]
     value_cache: Tensor,  # [slots, kv_heads, value_dim]
     layout: Layout,
@@ -131,6 +139,7 @@ def attend(
     logits = None if sinks is None else sinks.float().contiguous()
     step = _Step(
         queries=query.shape[0],
+        tokens=key.shape[0],
         heads=query.shape[1],
         kv_heads=key.shape[1],
         head_dim=query.shape[2],

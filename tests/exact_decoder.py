@@ -30,7 +30,7 @@ class ExactDecoder:
 
     def __init__(self, kv_blocks: int, most_tokens: int | None = None) -> None:
         self.device = torch.device("cpu")
-        self.attention = SimpleNamespace(layout=None)
+        self.attention = SimpleNamespace(batch=None)
         self._most_tokens = most_tokens
         self._memory = np.full(kv_blocks * BLOCK_TOKENS, -1)
         generator = np.random.default_rng(0)

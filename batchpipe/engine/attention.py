@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from batchpipe.engine.last_layer import spread
+from batchpipe.engine.token_batch import TokenBatch
 from batchpipe.errors import UnsupportedModelError
 from batchpipe.kernels.dispatch import Dispatch
-from batchpipe.kernels.layout import Layout
 from batchpipe.kernels.reference import Variant
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.machine.model_shape import ModelShape
@@ -25,15 +26,15 @@ class PagedAttention:
     """Paged keys and values of every layer, and the attention function that reads them.
 
     Registered under ``name`` in transformers' attention interface, which holds it weakly: with the
-    last reference its memory is free. `layout` is set before each forward pass; the packed batch
-    has one row, ``[1, heads, tokens, head_dim]``.
+    last reference its memory is free. `batch` is set before each forward pass; its packed row is
+    ``[1, heads, tokens, head_dim]``.
     """
 
     def __init__(
         self, shape: ModelShape, blocks: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.name = f"batchpipe_{id(self):x}"
-        self.layout: Layout | None = None
+        self.batch: TokenBatch | None = None
         self._dispatch = Dispatch()
         cache_shape = (shape.layers, blocks * BLOCK_TOKENS, shape.kv_heads, shape.head_dim)
         self.keys = torch.empty(cache_shape, dtype=dtype, device=device)
@@ -61,23 +62,29 @@ class PagedAttention:
                 f"{type(module).__name__} asks its attention for "
                 f"{', '.join(sorted(unknown)) or 'a mask of its own'}, which is not supported"
             )
-        assert self.layout is not None, "no step is laid out"
+        assert self.batch is not None, "no step is laid out"
         layer: int = module.layer_idx  # type: ignore[assignment]
         variant = Variant(
             scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
             window=sliding_window,
             softcap=softcap,
         )
+        queries, layout = query[0].transpose(0, 1), self.batch.layout
+        some = self.batch.last_layer if layer == len(self.keys) - 1 else None
+        if some is not None:
+            queries, layout = queries.index_select(0, some.tokens), some.layout
         output = self._dispatch.attend(
-            query[0].transpose(0, 1),
+            queries,
             key[0].transpose(0, 1),
             value[0].transpose(0, 1),
             self.keys[layer],
             self.values[layer],
-            self.layout,
+            layout,
             variant,
             s_aux,
         )
+        if some is not None:
+            output = spread(output, some.tokens, key.shape[2], axis=0)
         return output.unsqueeze(0), None
 
 

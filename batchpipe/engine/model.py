@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from batchpipe.engine.attention import PagedAttention
 from batchpipe.engine.faults import is_device_lost, is_out_of_memory
 from batchpipe.engine.host_memory import keep_freed_memory
+from batchpipe.engine.last_layer import LastLayer
 from batchpipe.engine.linear import pack_linears
 from batchpipe.engine.quantized import quantize_linears
 from batchpipe.engine.served import refuse
@@ -30,13 +31,15 @@ class Decoder:
 
     model: Any  # a transformers PreTrainedModel
     attention: PagedAttention
+    last_layer: LastLayer
     device: torch.device
     dtype: torch.dtype
 
     def logits(self, batch: TokenBatch) -> Tensor:  # float32  # [sequences, vocab]
         """The scores after every drawing token; all the batch's KV is stored."""
-        self.attention.layout = batch.layout
-        with torch.inference_mode():
+        self.attention.batch = batch
+        some = None if batch.last_layer is None else batch.last_layer.tokens
+        with torch.inference_mode(), self.last_layer.computing(some):
             output = self.model(
                 input_ids=batch.input_ids.unsqueeze(0),
                 position_ids=batch.layout.positions.unsqueeze(0),
@@ -141,4 +144,4 @@ def bind(model: Any, shape: ModelShape, kv_blocks: int) -> Decoder:
     """The model with its attention bound to so many blocks of fresh paged KV."""
     attention = PagedAttention(shape, kv_blocks, model.dtype, model.device)
     model.set_attn_implementation(attention.name)
-    return Decoder(model, attention, model.device, model.dtype)
+    return Decoder(model, attention, LastLayer.of(model, shape.layers), model.device, model.dtype)

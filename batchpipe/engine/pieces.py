@@ -66,7 +66,7 @@ class Pieces:
             self._shrink_below(sum(chunk.end - chunk.start for chunk in piece), error)
             error.__traceback__ = None  # its frames hold the activations
         # Only here is the error itself gone, and the errors before it with their frames.
-        self._decoder.attention.layout = None
+        self._decoder.attention.batch = None
         gc.collect()
         if self._decoder.device.type == "cuda":
             torch.cuda.empty_cache()

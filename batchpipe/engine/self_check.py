@@ -19,7 +19,7 @@ from batchpipe.planner.request import Prompts, Sampling
 from batchpipe.planner.schedule.pace import Full
 from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
-# Long enough for the prefix to be read on its own (`token_batch.SHARED_READ_MIN_KEYS`), and short,
+# Long enough for the prefix to be read on its own (`reads.SHARED_READ_MIN_KEYS`), and short,
 # since a large model on a CPU shall not wait for it. A step takes less than a prompt.
 PREFIX_TOKENS, TAIL_TOKENS = 90, (7, 4, 1)
 STEP_TOKENS = 40

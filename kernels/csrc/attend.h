@@ -261,14 +261,14 @@ struct Block {
 
 // The step's keys and values lie in their slots.
 template <typename Number>
-void write(const Step& step, int64_t query) {
-    const int64_t slot = step.write_slots[query];
+void write(const Step& step, int64_t token) {
+    const int64_t slot = step.write_slots[token];
     for (int64_t head = 0; head < step.kv_heads; ++head) {
         memcpy((Number*)step.key_cache + (slot * step.kv_heads + head) * step.head_dim,
-               (const Number*)step.key + query * step.key_stride + head * step.key_head_stride,
+               (const Number*)step.key + token * step.key_stride + head * step.key_head_stride,
                step.head_dim * sizeof(Number));
         memcpy((Number*)step.value_cache + (slot * step.kv_heads + head) * step.value_dim,
-               (const Number*)step.value + query * step.value_stride + head * step.value_head_stride,
+               (const Number*)step.value + token * step.value_stride + head * step.value_head_stride,
                step.value_dim * sizeof(Number));
     }
 }
@@ -310,7 +310,7 @@ void attend(const Step& step, const Blocks& blocks) {
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
-        for (int64_t query = 0; query < step.queries; ++query) write<Number>(step, query);
+        for (int64_t token = 0; token < step.tokens; ++token) write<Number>(step, token);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t place = blocks.items() - 1; place >= 0; --place) {  // of a long chunk the
             const Blocks::Item item = blocks.item(step, place);          // later see more

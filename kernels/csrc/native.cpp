@@ -38,17 +38,17 @@ extern "C" {
 
 // One layer of one step; strides count numbers, and the last axis is dense everywhere.
 struct Step {
-    int64_t queries, heads, kv_heads, head_dim, value_dim;
+    int64_t queries, tokens, heads, kv_heads, head_dim, value_dim;
     int64_t window;  // 0 for none
     int64_t read_count;
     int64_t query_stride, query_head_stride, key_stride, key_head_stride, value_stride,
         value_head_stride;
     float scale;
     int32_t is_bfloat16;
-    const void *query, *key, *value;  // [queries, heads or kv_heads, dim]
+    const void *query, *key, *value;  // [queries, heads, dim], [tokens, kv_heads, dim]
     void *key_cache, *value_cache;    // [slots, kv_heads, dim]
     void* output;                     // [queries, heads, value_dim]
-    const int64_t *positions, *write_slots;  // [queries]
+    const int64_t *positions, *write_slots;  // [queries], [tokens]
     const Read* reads;
     const float* sinks;  // [heads], or null
 };

@@ -292,7 +292,7 @@ def test_what_a_failed_piece_held_is_freed_before_the_next(
 
     def run_short(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
         if given[0].shape[1] > 20:
-            held.extend((ref(given[0]), ref(engine.decoder.attention.layout.positions)))
+            held.extend((ref(given[0]), ref(engine.decoder.attention.batch.layout.positions)))
             fail(kept)
 
     def form_next(chunks: list[Chunk], device: torch.device) -> TokenBatch:
@@ -367,7 +367,7 @@ def test_a_real_shortage_of_the_host_is_survived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = TINY_MODELS["llama"]()
-    config.intermediate_size, config.num_hidden_layers = WIDE_TOKEN_BYTES // 4, 1
+    config.intermediate_size, config.num_hidden_layers = WIDE_TOKEN_BYTES // 4, 2
     monkeypatch.setitem(TINY_MODELS, "wide", lambda: config)
     model_dir = make_model("wide", tmp_path)
     prompts = np.random.default_rng(0).integers(0, 380, (12, 350)).tolist()

@@ -12,7 +12,8 @@ import torch
 from dry_run import DryRun, ample_blocks
 from torch import Tensor
 
-from batchpipe.engine.token_batch import SHARED_READ_MIN_KEYS, form
+from batchpipe.engine.reads import SHARED_READ_MIN_KEYS
+from batchpipe.engine.token_batch import form
 from batchpipe.kernels import attention, reference
 from batchpipe.kernels.attention import DENSE_MIN_QUERIES, WHOLE_SQUARE_TOKENS
 from batchpipe.kernels.layout import Layout
@@ -55,8 +56,12 @@ def steps_of(
     *,
     step_tokens: int,
     scattered: bool = False,
+    last_layer: bool = False,
 ) -> Steps:
-    """The plan's steps; ``scattered`` leaves only every other block free, so nothing is a run."""
+    """The plan's steps, as the first layers compute them or as the last one does.
+
+    ``scattered`` leaves only every other block free, so nothing is a run.
+    """
     samplings = [Sampling(max_tokens=length, ignore_eos=True) for length in lengths]
     plan = make_plan(Prompts.pack(rows), samplings)
     kv_blocks = ample_blocks(plan) * (2 if scattered else 1)
@@ -66,7 +71,11 @@ def steps_of(
         taken = batcher.ledger.take(kv_blocks)
         batcher.ledger.give_back(taken[::2])
         run.reserved = taken[1::2]
-    layouts = [form(chunks, CPU).layout for chunks in run.steps()]
+    batches = [form(chunks, CPU) for chunks in run.steps()]
+    layouts = [
+        batch.last_layer.layout if last_layer and batch.last_layer else batch.layout
+        for batch in batches
+    ]
     return Steps(tuple(layouts), kv_blocks * BLOCK_TOKENS)
 
 
@@ -92,11 +101,13 @@ def wide_rows() -> tuple[list[list[int]], list[int]]:
 TREE = steps_of(*tree_rows(), step_tokens=10_000)
 TREE_IN_CHUNKS = steps_of(*tree_rows(), step_tokens=48)
 TREE_SCATTERED = steps_of(*tree_rows(), step_tokens=100, scattered=True)
+TREE_LAST_LAYER = steps_of(*tree_rows(), step_tokens=48, last_layer=True)
 WIDE = steps_of(*wide_rows(), step_tokens=10_000)
 STEPS = {
     "at-once": TREE,
     "in-chunks": TREE_IN_CHUNKS,
     "scattered": TREE_SCATTERED,
+    "last-layer": TREE_LAST_LAYER,
     "wide": WIDE,
 }
 
@@ -123,11 +134,11 @@ def compare(
     value_cache = key_cache.clone()
     places = np.linspace(0, len(steps.layouts) - 1, most_steps).astype(int).tolist()
     for place, layout in enumerate(steps.layouts):
-        count = len(layout.positions)
+        queries, tokens = len(layout.positions), len(layout.write_slots)
         # Laid out as transformers hands them over: heads outside tokens.
         query, key, value = (
             torch.randn(h, count, heads.size, generator=draw).to(dtype).transpose(0, 1)
-            for h in (heads.query, heads.kv, heads.kv)
+            for h, count in ((heads.query, queries), (heads.kv, tokens), (heads.kv, tokens))
         )
         if place not in places:
             key_cache[layout.write_slots] = key

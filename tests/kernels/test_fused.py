@@ -268,7 +268,7 @@ def test_steps_of_real_plans_equal_the_specification(name: str) -> None:
     for layout in (layouts[len(layouts) // 2], layouts[-1]):
         count = len(layout.positions)
         query = torch.randn(count, 2, 16, generator=draw)
-        key, value = torch.randn(2, count, 1, 16, generator=draw)
+        key, value = torch.randn(2, len(layout.write_slots), 1, 16, generator=draw)
         reference.store(key, value, key_cache, value_cache, layout.write_slots)
         found = fused.attend(
             *(tensor.to(DEVICE) for tensor in (query, key, value, key_cache, value_cache)),
