@@ -1,7 +1,8 @@
 """What the fused kernels are tuned to, for each architecture and head size.
 
-Entries marked `GUESS` have never been timed. They were chosen by the compiler's own report (Triton
-3.9, bfloat16, no GPU needed): at most a few registers spill, and shared memory suffices by half.
+An entry whose ``measured`` is `GUESS` has never been timed. It was chosen by the compiler's own
+report (Triton 3.9, bfloat16, no GPU needed): at most a few registers spill, and shared memory
+suffices by half.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ class Tuning:
     single: Tile  # decode without sharing, one query a tile
     low: Tile  # shared decode: reads of one query or few; runs with the warps of `tall`
     tall: Tile  # shared decode: reads of many
-    least_chunk: int  # tokens from which on a chunk is prefilled in tiles of its own
-    least_sharing: float  # queries per key, on average, from which on shared decode pays
     programs_per_processor: int  # contexts are split until there are so many
-    least_split_keys: int  # a part is at least so long
-    measured: str  # where and how, or GUESS
+    least_chunk: int = 8  # tokens from which on a chunk is prefilled in tiles of its own
+    least_sharing: float = 1.5  # queries per key, on average, from which on shared decode pays
+    least_split_keys: int = 256  # a part is at least so long
+    measured: str = GUESS  # or where and how
 
 
 # The largest head that an entry serves, for 2-byte elements.
@@ -52,33 +53,21 @@ TUNED: dict[str, dict[int, Tuning]] = {
             single=Tile(16, 64, warps=4, stages=4),
             low=Tile(16, 64, warps=4, stages=3),
             tall=Tile(64, 64, warps=4, stages=3),
-            least_chunk=8,
-            least_sharing=1.5,
             programs_per_processor=4,
-            least_split_keys=256,
-            measured=GUESS,
         ),
         128: Tuning(
             prefill=Tile(128, 64, warps=8, stages=3),
             single=Tile(16, 64, warps=4, stages=3),
             low=Tile(16, 32, warps=4, stages=3),
             tall=Tile(64, 32, warps=4, stages=3),
-            least_chunk=8,
-            least_sharing=1.5,
             programs_per_processor=4,
-            least_split_keys=256,
-            measured=GUESS,
         ),
         256: Tuning(
             prefill=Tile(64, 32, warps=8, stages=2),
             single=Tile(16, 32, warps=4, stages=3),
             low=Tile(16, 32, warps=8, stages=2),
             tall=Tile(64, 32, warps=8, stages=2),
-            least_chunk=8,
-            least_sharing=1.5,
             programs_per_processor=2,
-            least_split_keys=256,
-            measured=GUESS,
         ),
     },
     "sm_80": {
@@ -87,33 +76,21 @@ TUNED: dict[str, dict[int, Tuning]] = {
             single=Tile(16, 64, warps=4, stages=3),
             low=Tile(16, 64, warps=4, stages=3),
             tall=Tile(64, 64, warps=4, stages=3),
-            least_chunk=8,
-            least_sharing=1.5,
             programs_per_processor=4,
-            least_split_keys=256,
-            measured=GUESS,
         ),
         128: Tuning(
             prefill=Tile(128, 32, warps=8, stages=3),
             single=Tile(16, 32, warps=4, stages=3),
             low=Tile(16, 32, warps=4, stages=2),
             tall=Tile(64, 32, warps=4, stages=2),
-            least_chunk=8,
-            least_sharing=1.5,
             programs_per_processor=4,
-            least_split_keys=256,
-            measured=GUESS,
         ),
         256: Tuning(
             prefill=Tile(32, 32, warps=4, stages=2),
             single=Tile(16, 32, warps=4, stages=2),
             low=Tile(16, 16, warps=4, stages=2),
             tall=Tile(32, 16, warps=4, stages=2),
-            least_chunk=8,
-            least_sharing=1.5,
             programs_per_processor=2,
-            least_split_keys=256,
-            measured=GUESS,
         ),
     },
 }

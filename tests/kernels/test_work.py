@@ -23,7 +23,7 @@ SINGLE = Tile(16, 16, warps=4, stages=1)
 def tuning(
     *, chunk: int = 8, sharing: float = 1.5, programs: int = 4, split_keys: int = 32
 ) -> Tuning:
-    return Tuning(TILE, SINGLE, SINGLE, TILE, chunk, sharing, programs, split_keys, "for tests")
+    return Tuning(TILE, SINGLE, SINGLE, TILE, programs, chunk, sharing, split_keys, "for tests")
 
 
 TUNINGS = st.builds(
