@@ -18,10 +18,11 @@ from batchpipe.planner.kv_ledger import KVLedger
 from batchpipe.planner.lengths import OutputLengths
 from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan import Plan
+from batchpipe.planner.schedule.counts import Counts
 from batchpipe.planner.schedule.pace import Pace
 from batchpipe.planner.schedule.segment import Chunk, Sequence
 from batchpipe.planner.schedule.speculation import Speculation
-from batchpipe.planner.schedule.token_batcher import Counts, TokenBatcher
+from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
 
 class Engine:

@@ -17,8 +17,8 @@ from batchpipe.integrations.openai import Refused, Server
 from batchpipe.integrations.prompt_text import prompt_text
 from batchpipe.integrations.sampling_seed import seed_of
 from batchpipe.planner.plan import Plan
+from batchpipe.planner.schedule.counts import Counts
 from batchpipe.planner.schedule.sending import Sending
-from batchpipe.planner.schedule.token_batcher import Counts
 from batchpipe.rows.words import listed
 from batchpipe.run.engine_options import api_key
 from batchpipe.run.engines import Backend, Opened, Spent

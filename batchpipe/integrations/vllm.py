@@ -17,7 +17,7 @@ from batchpipe.errors import GOES_ON, ConfigError, StoppedEarly
 from batchpipe.integrations.sampling_seed import seed_of
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.request import Sampling
-from batchpipe.planner.schedule.token_batcher import Counts
+from batchpipe.planner.schedule.counts import Counts
 from batchpipe.rows.words import one_line
 from batchpipe.run.engines import Backend, Opened, Spent, computing
 from batchpipe.run.language import Language

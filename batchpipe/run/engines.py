@@ -15,7 +15,7 @@ from batchpipe.config import ENGINES, JobOptions, RunOptions
 from batchpipe.engine.answer import Answer
 from batchpipe.errors import ConfigError
 from batchpipe.planner.plan import Plan
-from batchpipe.planner.schedule.token_batcher import Counts
+from batchpipe.planner.schedule.counts import Counts
 from batchpipe.rows.words import one_line
 from batchpipe.run.collection import collection_paused
 from batchpipe.run.engine_options import check_engine_options

@@ -7,7 +7,6 @@ pass keys are written before they are read, so a shared prefix costs no bubble.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, Ledger, blocks_for
 from batchpipe.planner.lengths import OutputLengths
@@ -15,6 +14,7 @@ from batchpipe.planner.machine.step_load import StepLoad
 from batchpipe.planner.order import Order
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.schedule.admission import Admission
+from batchpipe.planner.schedule.counts import Counts
 from batchpipe.planner.schedule.decoding import Decoding
 from batchpipe.planner.schedule.live_tree import LiveTree
 from batchpipe.planner.schedule.pace import Pace
@@ -22,21 +22,6 @@ from batchpipe.planner.schedule.segment import Chunk, Draft, Segment, Sequence
 from batchpipe.planner.schedule.speculation import Speculation
 from batchpipe.planner.schedule.step import Step, step_load
 from batchpipe.planner.schedule.waiting import Waiting
-
-
-@dataclass(slots=True)
-class Counts:
-    """What a run did, in tokens and steps."""
-
-    steps: int = 0
-    computed_prompt_tokens: int = 0
-    completion_tokens: int = 0
-    preemptions: int = 0
-    recomputed_tokens: int = 0  # computed once more, after a preemption or an eviction
-    evicted_tokens: int = 0
-    peak_kv_tokens: int = 0
-    drafted_tokens: int = 0  # guessed and computed
-    accepted_tokens: int = 0  # of them, what the model then drew
 
 
 class TokenBatcher:

@@ -17,8 +17,9 @@ from batchpipe.planner.order import CANDIDATES, POLICIES
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting, dry_run, make_plan, pace_of
 from batchpipe.planner.request import Prompts, Sampling
+from batchpipe.planner.schedule.counts import Counts
 from batchpipe.planner.schedule.simulate import Simulation, simulate
-from batchpipe.planner.schedule.token_batcher import Counts, TokenBatcher
+from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
 
 @dataclass(frozen=True, slots=True)

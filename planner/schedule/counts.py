@@ -1,0 +1,20 @@
+"""What a run has done so far; the scheduler counts it, or the engine that brings its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a run did, in tokens and steps."""
+
+    steps: int = 0
+    computed_prompt_tokens: int = 0
+    completion_tokens: int = 0
+    preemptions: int = 0
+    recomputed_tokens: int = 0  # computed once more, after a preemption or an eviction
+    evicted_tokens: int = 0
+    peak_kv_tokens: int = 0
+    drafted_tokens: int = 0  # guessed and computed
+    accepted_tokens: int = 0  # of them, what the model then drew
