@@ -26,16 +26,6 @@ from batchpipe.run.prepare import Job
 
 WAITING = 64  # prompts that vLLM has beside those that it runs
 
-# Before vllm is loaded; what the user has set stays. stdout is the summary's, nothing is reported
-# to anybody, the engine steps in this process, and no core of a CPU stays idle.
-ENVIRONMENT = {
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
-}
-
 # Its smallest blocks: its own 128 tokens leave up to 127 of a prefix unshared. To compile a model
 # takes a CPU minutes, and gives less back.
 ON_CPU = {"block_size": 32, "enforce_eager": True}
@@ -192,11 +182,29 @@ def connect(options: JobOptions, run_options: RunOptions) -> Backend:
     Raises:
         ModuleNotFoundError: it is not installed
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    for name, value in environment().items():
+        os.environ.setdefault(name, value)  # what the user has set stays
     import vllm
 
     return VllmBackend(options, vllm, run_options.step_tokens)
+
+
+def environment() -> dict[str, str]:
+    """What is set before vllm is loaded, since it reads some of it only then.
+
+    stdout is the summary's, nothing is reported to anybody, the engine steps in this process, and
+    no core of a CPU stays idle.
+    """
+    variables = {
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }
+    if hasattr(os, "sched_getaffinity"):  # macOS has none, and binds no threads to cores
+        cores = sorted(os.sched_getaffinity(0))
+        variables["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+    return variables
 
 
 def _longest(plan: Plan) -> int:
