@@ -102,7 +102,8 @@ def answer_file(
     prompts = tokenizer(table["prompt"].to_pylist())["input_ids"]
     answers = answer(model, Work(prompts, max_tokens, tokenizer.pad_token_id))
     texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-    pq.write_table(pa.table({"request_id": table["request_id"], "output": texts}), out)
+    columns = {"request_id": table["request_id"], "output": texts, "output_token_ids": answers}
+    pq.write_table(pa.table(columns), out)
     figures = {
         "rows": len(texts),
         "prompt_tokens": sum(map(len, prompts)),

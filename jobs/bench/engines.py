@@ -49,9 +49,8 @@ def run_once(contender: str, case: Case, rounds: Rounds) -> None:
         out = Path(name) / "out.parquet"
         arguments = command(contender, case, out)
         rounds.finished.append(measure(arguments, Path(name), environment_of(case)))
-        table = pq.read_table(out)
-        column = "output_token_ids" if "output_token_ids" in table.column_names else "output"
-        rounds.answers = table[column].to_pylist()
+        answers = pq.read_table(out, columns=["output_token_ids"])
+        rounds.answers = answers["output_token_ids"].to_pylist()
 
 
 def compare(case: Case, contenders: Sequence[str], repeat: int) -> dict[str, Rounds]:
