@@ -173,15 +173,5 @@ def generate_batch_command(
     answer_file(lambda model, work: continuous_generate(model, work, chosen), **job)
 
 
-@main.command("warm-up")
-def warm_up_command() -> None:
-    """Read the libraries once, so that no contender pays for a cold disk."""
-    import torch
-    from transformers import AutoTokenizer, LlamaForCausalLM
-
-    loaded = [module.__name__ for module in (torch, AutoTokenizer, LlamaForCausalLM)]
-    print(json.dumps({"loaded": loaded}))
-
-
 if __name__ == "__main__":
     main()
