@@ -137,14 +137,10 @@ inline void transpose(Vector* rows) {
     if constexpr (HALF > 1) transpose<HALF / 2>(rows);
 }
 
-// 2^x, and 0 below -126: the best polynomials of their degree on [-1/2, 1/2], of relative error 7e-8
-// or, where the result goes on as bfloat16, 7e-5.
+// 2^x on [-1/2, 1/2]: the best polynomials of their degree, of relative error 7e-8 or, where the result
+// goes on as bfloat16, 7e-5.
 template <bool ROUGH>
-inline Vector exp2(Vector x) {
-    const Vector shift = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    const Vector bounded = x < -126.0f ? broadcast(-126.0f) : x;
-    const Vector whole = (bounded + shift) - shift;
-    const Vector part = bounded - whole;
+inline Vector fraction_exp2(Vector part) {
     Vector power;
     if constexpr (ROUGH) {
         power = broadcast(5.5171534e-2f);
@@ -159,9 +155,24 @@ inline Vector exp2(Vector x) {
         power = power * part + 6.9314694e-1f;
         power = power * part + 1.0000001f;
     }
+    return power;
+}
+
+// 2^x, and 0 below -126; a NaN stays one.
+template <bool ROUGH>
+inline Vector exp2(Vector x) {
+#if LANES == 16
+    const __mmask16 seen = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+    const __m512 whole = _mm512_maskz_roundscale_ps(seen, (__m512)x, _MM_FROUND_TO_NEAREST_INT);
+    return (Vector)_mm512_maskz_scalef_ps(seen, (__m512)fraction_exp2<ROUGH>(x - (Vector)whole), whole);
+#else
+    const Vector shift = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    const Vector bounded = x < -126.0f ? broadcast(-126.0f) : x;
+    const Vector whole = (bounded + shift) - shift;
     const Bits scale = (__builtin_convertvector(whole, Bits) + 127) << 23;
-    const Vector result = power * (Vector)scale;
+    const Vector result = fraction_exp2<ROUGH>(bounded - whole) * (Vector)scale;
     return x < -126.0f ? Vector{} : result;
+#endif
 }
 
 // out[ROWS, COUNT vectors] (+)= left[ROWS, depth] @ right[depth, COUNT vectors], all in registers.
@@ -179,8 +190,9 @@ inline void panel(const float* left, long left_stride, const float* right, long 
         Vector columns[COUNT];
 #pragma GCC unroll 4
         for (int at = 0; at < COUNT; ++at) {
-            columns[at] = load(right + step * right_stride + at * LANES);
-            asm("" : "+v"(columns[at]));  // stays in its register for all the rows
+            Vector column = load(right + step * right_stride + at * LANES);
+            asm("" : "+v"(column));  // stays in its register for all the rows
+            columns[at] = column;
         }
 #pragma GCC unroll 8
         for (int row = 0; row < ROWS; ++row) {
