@@ -18,6 +18,7 @@
 namespace {
 
 constexpr int64_t MOST_ROWS = 192;  // of a block, for each key head
+constexpr int64_t ITEMS = 32;       // for each thread, so that none waits long for the last one
 
 struct Bfloat16 {
     uint16_t bits;
@@ -56,8 +57,7 @@ struct Step {
 
 namespace {
 
-// How a step is cut for threads: into blocks of neighbouring queries and, where these are too few,
-// their key heads into parts.
+// How a step is cut for threads: into blocks of neighbouring queries, and their key heads into parts.
 struct Blocks {
     struct Item {
         int64_t block, first, last, first_head, last_head;  // queries, key heads
@@ -66,11 +66,12 @@ struct Blocks {
     std::vector<std::vector<int64_t>> reads;  // of each block
 
     Blocks(const Step& step, int64_t threads) {
-        const int64_t wanted = threads == 1 ? 1 : 4 * threads, group = step.heads / step.kv_heads;
+        const bool alone = threads == 1;
+        const int64_t wanted = alone ? 1 : 4 * threads, group = step.heads / step.kv_heads;
         size = std::clamp<int64_t>(step.queries / wanted, 1, std::max<int64_t>(1, MOST_ROWS / group));
         reads.resize((step.queries + size - 1) / size);
         const int64_t count = reads.size();
-        parts = std::min(step.kv_heads, (wanted + count - 1) / count);
+        if (!alone) parts = std::min(step.kv_heads, (ITEMS * threads + count - 1) / count);
         for (int64_t read = 0; read < step.read_count; ++read)
             for (int64_t at = step.reads[read].query_start / size;
                  at * size < step.reads[read].query_end; ++at)
