@@ -9,7 +9,7 @@ from setuptools import Extension, setup
 NATIVE = Extension(
     "batchpipe.kernels._native",
     ["kernels/csrc/native.cpp"],
-    depends=["kernels/csrc/tile.h", "kernels/csrc/attend.h"],
+    depends=["kernels/csrc/tile.h", "kernels/csrc/attend.h", "kernels/csrc/rows.h"],
     extra_compile_args=[
         "-O3",
         "-std=c++17",

@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from batchpipe.engine.attention import PagedAttention
 from batchpipe.engine.faults import is_device_lost, is_out_of_memory
+from batchpipe.engine.fused import fuse
 from batchpipe.engine.host_memory import keep_freed_memory
 from batchpipe.engine.last_layer import LastLayer
 from batchpipe.engine.linear import pack_linears
@@ -136,6 +137,7 @@ def load_model(
     model.to(device)
     if device.type == "cpu":
         pack_linears(model)
+        fuse(model, model.dtype)
         keep_freed_memory()
     return model
 

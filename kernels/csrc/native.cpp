@@ -53,6 +53,15 @@ struct Step {
     const Read* reads;
     const float* sinks;  // [heads], or null
 };
+
+// Rows of numbers, all dense.
+struct Rows {
+    int64_t count, width;
+    const void *first, *second;  // what comes in; see rows.h
+    void* output;
+    float epsilon;
+    int32_t is_bfloat16;
+};
 }
 
 namespace {
@@ -96,6 +105,7 @@ struct Span {
 namespace avx2 {
 #include "tile.h"
 #include "attend.h"
+#include "rows.h"
 }  // namespace avx2
 #pragma GCC pop_options
 #undef LANES
@@ -108,6 +118,7 @@ namespace avx2 {
 namespace avx512 {
 #include "tile.h"
 #include "attend.h"
+#include "rows.h"
 }  // namespace avx512
 #pragma GCC pop_options
 
@@ -117,6 +128,7 @@ namespace avx512 {
 namespace avx512_bf16 {
 #include "tile.h"
 #include "attend.h"
+#include "rows.h"
 }  // namespace avx512_bf16
 #pragma GCC pop_options
 
@@ -148,5 +160,30 @@ EXPORTED void batchpipe_attend(const Step* step, int32_t instructions) {
         avx512_bf16::attend<Bfloat16, true>(*step, blocks);
     else
         avx512::attend<Bfloat16, false>(*step, blocks);
+}
+
+// output = second * first / sqrt(mean(first^2) + epsilon), row by row.
+EXPORTED void batchpipe_normalise(const Rows* rows, int32_t instructions) {
+    if (instructions == AVX2)
+        rows->is_bfloat16 ? avx2::normalise_rows<Bfloat16>(*rows)
+                          : avx2::normalise_rows<float>(*rows);
+    else if (!rows->is_bfloat16)
+        avx512::normalise_rows<float>(*rows);
+    else if (instructions == AVX512_BF16)
+        avx512_bf16::normalise_rows<Bfloat16>(*rows);
+    else
+        avx512::normalise_rows<Bfloat16>(*rows);
+}
+
+// output = silu(output) * second.
+EXPORTED void batchpipe_open_gates(const Rows* rows, int32_t instructions) {
+    if (instructions == AVX2)
+        rows->is_bfloat16 ? avx2::open_gates<Bfloat16>(*rows) : avx2::open_gates<float>(*rows);
+    else if (!rows->is_bfloat16)
+        avx512::open_gates<float>(*rows);
+    else if (instructions == AVX512_BF16)
+        avx512_bf16::open_gates<Bfloat16>(*rows);
+    else
+        avx512::open_gates<Bfloat16>(*rows);
 }
 }

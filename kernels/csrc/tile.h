@@ -175,6 +175,17 @@ inline Vector exp2(Vector x) {
 #endif
 }
 
+// 1 / x for x in [1, 2^127], relative error below 3e-7: an estimate, and Newton's steps.
+inline Vector reciprocal(Vector x) {
+#if LANES == 16
+    Vector guess = (Vector)_mm512_maskz_rcp14_ps(0xffff, (__m512)x);
+#else
+    Vector guess = (Vector)_mm256_rcp_ps((__m256)x);
+    guess = guess * (2.0f - x * guess);
+#endif
+    return guess * (2.0f - x * guess);
+}
+
 // out[ROWS, COUNT vectors] (+)= left[ROWS, depth] @ right[depth, COUNT vectors], all in registers.
 // Depth and the strides of left and right count words.
 template <int ROWS, int COUNT, bool PAIRS, bool ADD>
