@@ -87,14 +87,15 @@ struct Block {
     // Few rows take in a block of keys, each of which is read where it lies.
     void stream(const Read& read, int64_t start, int64_t count) {
         const Number *keys[KEYS], *values[KEYS];
-        for (int64_t at = 0; at < KEYS; ++at) {  // what is too many is read, but weighs nothing
+        const int64_t width = (count + LANES - 1) / LANES * LANES;
+        for (int64_t at = 0; at < width; ++at) {  // what is too many is read, but weighs nothing
             const int64_t slot = read.slot(start + std::min(at, count - 1));
             keys[at] = key(slot), values[at] = value(slot);
         }
         alignas(64) float scores[KEYS];
         for (long row = begin_of(read); row < end_of(read); ++row) {
-            score(&own.queries[row * head_words], keys, count, scores);
-            const float kept = weigh(scores, row, start);
+            score(&own.queries[row * head_words], keys, width, scores);
+            const float kept = weigh(scores, width, row, start);
             long d = 0;
             for (; d + PANEL <= step.value_dim; d += PANEL)
                 add<VECTORS>(scores, values, row, start, count, kept, d);
@@ -102,8 +103,8 @@ struct Block {
         }
     }
 
-    void score(const float* query, const Number** keys, int64_t count, float* scores) {
-        for (int64_t at = 0; at < count; at += LANES) {
+    void score(const float* query, const Number** keys, int64_t width, float* scores) {
+        for (int64_t at = 0; at < width; at += LANES) {
             Vector dots[LANES]{};
             for (long word = 0; word < head_words; word += LANES) {
                 const Vector part = load(query + word);
@@ -203,7 +204,7 @@ struct Block {
                                     KEYS, head_words, KEYS, scores, KEYS);
         float* sums = &own.sums[row * step.value_dim];
         for (int r = 0; r < ROWS; ++r) {
-            const float kept = weigh(scores + r * KEYS, row + r, start);
+            const float kept = weigh(scores + r * KEYS, KEYS, row + r, start);
             if (kept != 1)
                 for (long d = 0; d < step.value_dim; d += LANES)
                     store(sums + r * step.value_dim + d, load(sums + r * step.value_dim + d) * kept);
@@ -216,19 +217,19 @@ struct Block {
                                    step.value_dim, sums, step.value_dim);
     }
 
-    // Products of keys start.. become weights relative to the row's reference, which rises only where
-    // a score is far above it. Returns what the sums of earlier keys are to be multiplied by.
-    float weigh(float* scores, long row, int64_t start) {
+    // Products of so many keys from start on become weights relative to the row's reference, which rises
+    // only where a score is far above it. Returns what the sums of earlier keys are multiplied by.
+    float weigh(float* scores, int64_t width, long row, int64_t start) {
         const int64_t from = std::max<int64_t>(0, own.from[row] - start);
-        const int64_t until = std::min<int64_t>(KEYS, own.until[row] - start);
+        const int64_t until = std::min<int64_t>(width, own.until[row] - start);
         if (from >= until) {  // it sees none of them
-            std::fill(scores, scores + KEYS, 0.0f);
+            std::fill(scores, scores + width, 0.0f);
             return 1;
         }
         std::fill(scores, scores + from, -INFINITY);
-        std::fill(scores + until, scores + KEYS, -INFINITY);
+        std::fill(scores + until, scores + width, -INFINITY);
         Vector most = load(scores);
-        for (int at = LANES; at < KEYS; at += LANES) most = maximum(most, load(scores + at));
+        for (int at = LANES; at < width; at += LANES) most = maximum(most, load(scores + at));
         float kept = 1;
         if (any_above(most * scale, own.top[row] + HEADROOM)) {
             const float top = largest(most) * scale;
@@ -236,7 +237,7 @@ struct Block {
             own.top[row] = top;
         }
         Vector total = load(&own.weight_sums[row * LANES]) * kept;
-        for (int at = 0; at < KEYS; at += LANES) {
+        for (int at = 0; at < width; at += LANES) {
             const Vector weights = exp2<PAIRS>(load(scores + at) * scale - own.top[row]);
             store(scores + at, weights);
             total += weights;
