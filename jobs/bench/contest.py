@@ -67,13 +67,14 @@ class Case:
 
     job: Path
     model: Path
-    environments: Path
     dtype: str
     max_tokens: int
-    longest_tokens: int  # of a prompt and its answer
-    all_tokens: int  # distinct ones of the prompts, and those of the answers
-    kv_tokens: int  # that KV memory holds; 0 for no limit
     threads: int
+    kv_tokens: int = 0  # that KV memory holds; 0 for no limit
+    # Of peers alone:
+    environments: Path = Path("peers")
+    longest_tokens: int = 0  # of a prompt and its answer
+    all_tokens: int = 0  # distinct ones of the prompts, and those of the answers
     batch_tokens: int = 0  # of tuned peers; 0 for their scripts' own
     batch_rows: int = 0
 

@@ -38,7 +38,7 @@ from contest import (
 from models import SHAPES
 from record import append_results, as_table
 from whole_process import measure
-from workloads import WORKLOADS, Workload, write_cut
+from workloads import WORKLOADS, Workload, usual_files, write_cut
 
 BLOCK_TOKENS = 32  # an engine gives a row whole KV blocks
 
@@ -102,10 +102,7 @@ def _names(allowed: Sequence[str]) -> Any:
 @click.option("--results", type=click.Path(path_type=Path), help="A JSON file to append to.")
 def main(prompts: tuple[Path, ...], dtypes: list[str], cache: Path, **options: Any) -> None:
     """Measure batchpipe beside other engines on shuffled cuts of PROMPTS."""
-    folders = {path.parent for path in prompts}
-    usual = {folder / f"{name}.parquet" for folder in folders for name in WORKLOADS}
-    learned_from = sorted({*prompts, *filter(Path.exists, usual)})
-    model = cached_model(options["shape"], learned_from, cache.expanduser())
+    model = cached_model(options["shape"], usual_files(prompts), cache.expanduser())
     different: list[str] = []
     for path in prompts:
         for dtype in dtypes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,13 @@ WORKLOADS = {
     "tot_game24": Workload(1000, 20, 16),  # most rows are duplicates
     "tau_airline": Workload(120, 12, 16),  # conversations, each prompt extends the last
 }
+
+
+def usual_files(prompts: Sequence[Path]) -> list[Path]:
+    """These files and those of the usual workloads beside them: what tokenizers learn from."""
+    folders = {path.parent for path in prompts}
+    usual = {folder / f"{name}.parquet" for folder in folders for name in WORKLOADS}
+    return sorted({*prompts, *filter(Path.exists, usual)})
 
 
 def write_cut(source: Path, rows: int, neighbours: int, seed: int, job: Path) -> int:

@@ -23,7 +23,7 @@ def test_transformers_answers_are_batchpipes(tmp_path: Path) -> None:
     job = tmp_path / "job.parquet"
     texts = [ticket.text for ticket in load_tickets()[:ROWS]]
     pq.write_table(pa.table({"request_id": list("abc"), "prompt": texts}), job)
-    case = Case(job, MODEL_DIR, tmp_path, "float32", 4, 0, 0, 0, threads=1)
+    case = Case(job, MODEL_DIR, "float32", max_tokens=4, threads=1)
     rounds = {name: Rounds() for name in ("batchpipe", "generate tuned")}
     for name, of_name in rounds.items():
         run_once(name, case, of_name)
