@@ -87,7 +87,7 @@ struct Block {
     // Few rows take in a block of keys, each of which is read where it lies.
     void stream(const Read& read, int64_t start, int64_t count) {
         const Number *keys[KEYS], *values[KEYS];
-        const int64_t width = (count + LANES - 1) / LANES * LANES;
+        const int64_t width = padded(count);
         for (int64_t at = 0; at < width; ++at) {  // what is too many is read, but weighs nothing
             const int64_t slot = read.slot(start + std::min(at, count - 1));
             keys[at] = key(slot), values[at] = value(slot);
@@ -142,19 +142,22 @@ struct Block {
 
     // Many rows take in a block of keys, which is packed once for all of them.
     void tiles(const Read& read, int64_t start, int64_t count) {
-        pack(read, start, count);
+        const int64_t width = padded(count);
+        pack(read, start, count, width);
         fetch(read, start + count);
         long row = begin_of(read);
         const long end = end_of(read);
-        for (; row + TILE <= end; row += TILE) tile<TILE>(row, start, count);
+        for (; row + TILE <= end; row += TILE) tile<TILE>(row, start, count, width);
         switch (end - row) {
-            case 5: return tile<5>(row, start, count);
-            case 4: return tile<4>(row, start, count);
-            case 3: return tile<3>(row, start, count);
-            case 2: return tile<2>(row, start, count);
-            case 1: return tile<1>(row, start, count);
+            case 5: return tile<5>(row, start, count, width);
+            case 4: return tile<4>(row, start, count, width);
+            case 3: return tile<3>(row, start, count, width);
+            case 2: return tile<2>(row, start, count, width);
+            case 1: return tile<1>(row, start, count, width);
         }
     }
+
+    static int64_t padded(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 
     // The next block is on its way from memory while this one is computed with.
     void fetch(const Read& read, int64_t start) const {
@@ -167,8 +170,8 @@ struct Block {
     }
 
     // Keys as [words of a head, KEYS]; values as [KEYS, value_dim], or in pairs of keys.
-    void pack(const Read& read, int64_t start, int64_t count) {
-        for (int64_t at = 0; at < KEYS; at += LANES) {
+    void pack(const Read& read, int64_t start, int64_t count, int64_t width) {
+        for (int64_t at = 0; at < width; at += LANES) {
             const Number *keys[LANES], *values[LANES];
             for (int lane = 0; lane < LANES; ++lane) {
                 const int64_t slot = read.slot(start + std::min(at + lane, count - 1));
@@ -195,21 +198,21 @@ struct Block {
     }
 
     template <int ROWS>
-    void tile(long row, int64_t start, int64_t count) {
+    void tile(long row, int64_t start, int64_t count, int64_t width) {
         int64_t until = 0;
         for (int r = 0; r < ROWS; ++r) until = std::max(until, own.until[row + r] - start);
         if (until <= 0) return;
         alignas(64) float scores[ROWS * KEYS];
         product<ROWS, PAIRS, false>(&own.queries[row * head_words], head_words, own.packed_keys.data(),
-                                    KEYS, head_words, KEYS, scores, KEYS);
+                                    KEYS, head_words, width, scores, KEYS);
         float* sums = &own.sums[row * step.value_dim];
         for (int r = 0; r < ROWS; ++r) {
-            const float kept = weigh(scores + r * KEYS, KEYS, row + r, start);
+            const float kept = weigh(scores + r * KEYS, width, row + r, start);
             if (kept != 1)
                 for (long d = 0; d < step.value_dim; d += LANES)
                     store(sums + r * step.value_dim + d, load(sums + r * step.value_dim + d) * kept);
             if constexpr (PAIRS)  // the weights' words lie at the row's beginning
-                for (int at = 0; at < KEYS; at += LANES)
+                for (int at = 0; at < width; at += LANES)
                     store((Bfloat16*)(scores + r * KEYS) + at, load(scores + r * KEYS + at));
         }
         const int64_t words = (std::min(count, until) + TOGETHER - 1) / TOGETHER;

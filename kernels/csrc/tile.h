@@ -220,14 +220,13 @@ inline void panel(const float* left, long left_stride, const float* right, long 
 }
 
 // The same for any multiple of LANES columns.
-template <int ROWS, bool PAIRS, bool ADD>
+template <int ROWS, bool PAIRS, bool ADD, int COUNT = VECTORS>
 inline void product(const float* left, long left_stride, const float* right, long right_stride,
                     long depth, long columns, float* out, long out_stride) {
-    long at = 0;
-    for (; at + PANEL <= columns; at += PANEL)
-        panel<ROWS, VECTORS, PAIRS, ADD>(left, left_stride, right + at, right_stride, depth, out + at,
-                                         out_stride);
-    for (; at < columns; at += LANES)
-        panel<ROWS, 1, PAIRS, ADD>(left, left_stride, right + at, right_stride, depth, out + at,
-                                   out_stride);
+    constexpr int WIDTH = COUNT * LANES;
+    for (; columns >= WIDTH; columns -= WIDTH, right += WIDTH, out += WIDTH)
+        panel<ROWS, COUNT, PAIRS, ADD>(left, left_stride, right, right_stride, depth, out, out_stride);
+    if constexpr (COUNT > 1)
+        product<ROWS, PAIRS, ADD, COUNT / 2>(left, left_stride, right, right_stride, depth, columns, out,
+                                             out_stride);
 }
