@@ -81,7 +81,9 @@ class Plan:
     def expected(self, lengths: OutputLengths) -> npt.NDArray[np.int64]:  # [prompts]
         """Output tokens to plan with, by what is known of answers."""
         count = len(self.samplings)
-        limits = np.fromiter((sampling.max_tokens for sampling in self.samplings), np.int64, count)
+        # Where nothing is drawn, one token is counted for the step that completes the prompt.
+        most = (max(1, sampling.max_tokens) for sampling in self.samplings)
+        limits = np.fromiter(most, np.int64, count)
         exact = np.fromiter(map(ends_at_limit, self.samplings), np.bool_, count)
         return lengths.expected(limits, exact)
 

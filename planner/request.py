@@ -18,6 +18,10 @@ class Sampling:
 
     ``temperature == 0`` is greedy. ``top_k == 0`` and ``top_p == 1`` and ``min_p == 0`` are off.
     ``seed`` is the row's own seed; without one a row draws from (run seed, request id).
+
+    ``logprobs`` asks how likely the model found each drawn token, and the so many likeliest beside
+    it; ``prompt_logprobs`` the same of the prompt's tokens from ``prompt_logprobs_from`` on. None
+    is off. ``max_tokens == 0`` draws nothing: such a prompt is only scored.
     """
 
     max_tokens: int = 256
@@ -31,6 +35,9 @@ class Sampling:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    prompt_logprobs_from: int = 1  # the first token that they tell of; nothing precedes token 0
 
     @property
     def deterministic(self) -> bool:

@@ -66,6 +66,7 @@ class DryRun:
     accepted_tokens: int = 0
     node_tokens_computed: dict[int, int] = field(default_factory=dict)  # by tree node
     memory: dict[int, int] = field(default_factory=dict)  # token by KV slot
+    scored: dict[int, set[int]] = field(default_factory=dict)  # places by node, ~prompt for tails
     segments: dict[int, Segment] = field(default_factory=dict)  # all that were ever computed
     reserved: list[int] = field(default_factory=list)  # blocks that the test itself owns
 
@@ -92,6 +93,8 @@ class DryRun:
             for chunk in chunks:
                 if chunk.sequence is not None:
                     self._draw(chunk)
+            for sequence in step.silent:
+                self._end_silently(sequence)
             self._check_blocks()
         self._check_end()
 
@@ -122,6 +125,17 @@ class DryRun:
         self.cached_tokens[index] = sequence.cached_tokens
         ended_itself = len(sequence.answer) < self.plan.samplings[index].max_tokens
         self.batcher.finish(sequence, ended_itself=ended_itself)
+
+    def _end_silently(self, sequence: Sequence) -> None:
+        """A prompt behind which nothing is drawn is answered when all that is read is computed."""
+        index = sequence.index
+        assert index not in self.answers, f"prompt {index} is answered twice"
+        assert not self.plan.samplings[index].max_tokens
+        assert all(part.computed == part.length for part in (*sequence.path, sequence.tail))
+        assert len(self.plan.prompts[index]) - 1 == sequence.tail.position + sequence.tail.length
+        self.answers[index] = []
+        self.cached_tokens[index] = sequence.cached_tokens
+        self.batcher.finish(sequence, ended_itself=False)
 
     def _check_decodes(
         self, chunks: list[Chunk], decoding: list[Sequence], preempted: bool
@@ -158,6 +172,7 @@ class DryRun:
             prefill_pairs=sum(
                 c.segment.position + at + 1 for c in prefills for at in range(c.start, c.end)
             ),
+            scored=sum(len(c.scoring) for c in chunks),
         )
 
     def _is_decode(self, chunk: Chunk) -> bool:
@@ -181,8 +196,32 @@ class DryRun:
             for above in ancestors(segment):
                 assert end_of.get(id(above), above.computed) == above.length
             ends_tail = segment.node < 0 and known_end(chunk) == length
+            if segment.node < 0:
+                ends_tail &= self.plan.samplings[tails[id(segment)].index].max_tokens > 0
+            self._check_scoring(chunk)
             assert decodes or chunk.draft is None
             assert chunk.sequence is (tails[id(segment)] if ends_tail else None)
+
+    def _check_scoring(self, chunk: Chunk) -> None:
+        """What prompts below ask for is scored once, behind the token before it."""
+        segment, key = chunk.segment, chunk.segment.node
+        own = int(self.plan.tree.order[segment.rank])
+        ranks = range(segment.rank, segment.rank + 1)
+        if key < 0:
+            key = ~own
+        else:
+            ranks = range(segment.rank, int(self.plan.tree.last[segment.node]))
+        asked = set()
+        for index in self.plan.tree.order[list(ranks)].tolist():
+            sampling = self.plan.samplings[index]
+            if sampling.prompt_logprobs is not None:
+                last = len(self.plan.prompts[index]) - 1
+                asked.update(range(sampling.prompt_logprobs_from - 1, last))
+        places = [place for place in range(chunk.start, chunk.end) if place not in chunk.drawing]
+        before = self.scored.setdefault(key, set())
+        new = {place for place in places if segment.position + place in asked} - before
+        assert set(chunk.scoring) == new
+        before |= new
 
     def _check_tree_order(self, chunks: list[Chunk]) -> None:
         """Parents stand before children, and what is below a segment stands side by side."""
@@ -256,6 +295,8 @@ class DryRun:
         assert counts.completion_tokens == sum(self.answer_lengths)
         assert counts.accepted_tokens == self.accepted_tokens <= counts.drafted_tokens
         assert counts.computed_prompt_tokens == self.prompt_tokens_computed
-        cached = int(self.plan.prompts.lengths.sum()) - sum(self.cached_tokens.values())
+        silent = sum(not sampling.max_tokens for sampling in self.plan.samplings)
+        read = int(self.plan.prompts.lengths.sum()) - silent  # nothing reads their last tokens
+        cached = read - sum(self.cached_tokens.values())
         assert cached == counts.computed_prompt_tokens
         assert batcher.next_step() is None, "a finished plan goes on"

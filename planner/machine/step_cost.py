@@ -91,11 +91,10 @@ class StepCost:
     def linear_seconds(self, load: StepLoad) -> float:
         """Linear layers and output head, each the slower of computing and reading weights."""
         head_bytes = self.shape.head_parameters * DTYPE_BYTES[self.dtype]
-        head = max(
-            load.drawn * self.head_seconds, head_bytes / self.machine.weight_bytes_per_second
-        )
+        rows = load.drawn + load.scored
+        head = max(rows * self.head_seconds, head_bytes / self.machine.weight_bytes_per_second)
         body = max(load.tokens * self.token_seconds, self.weights_seconds(load.tokens))
-        return body + (head if load.drawn else 0.0)
+        return body + (head if rows else 0.0)
 
     def compute_seconds(self, load: StepLoad) -> float:
         """The compute-bound part: linear layers, and attention over keys that queries share."""

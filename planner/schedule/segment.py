@@ -147,7 +147,8 @@ class Chunk:
     """``tokens[start:end]`` of a segment, computed in one step; then ``sequence`` draws a token.
 
     Behind the segment's own tokens may stand those of a draft. Then a token is drawn behind the
-    last that is known and behind every one that is guessed.
+    last that is known and behind every one that is guessed. All places that score come before those
+    that draw.
     """
 
     segment: Segment
@@ -155,6 +156,7 @@ class Chunk:
     end: int
     sequence: Sequence | None
     draft: Draft | None = None
+    scoring: range = range(0)  # places behind which the prompt's next token is scored
 
     @property
     def drawing(self) -> range:

@@ -99,6 +99,8 @@ class _Clock:
         batcher = self._batcher
         self._count(step.load, 1)
         batcher.computed(step)
+        for sequence in step.silent:
+            batcher.finish(sequence, ended_itself=False)
         for sequence in step.ending:
             left = self._answers[sequence.index] - batcher.decoding.produced(sequence)
             heapq.heappush(self._ends, (batcher.decoding.clock + max(0, left), sequence.index))
@@ -121,7 +123,7 @@ class _Clock:
 
     def _count(self, load: StepLoad, ticks: int) -> None:
         steps: float = ticks
-        if self._guess_chance and not load.prefill_tokens:
+        if self._guess_chance and load.drawn and not load.prefill_tokens:
             bet = even_bet(self._cost, load, self._guess_chance)
             steps *= load.drawn / bet.tokens
             load = bet.load

@@ -21,6 +21,7 @@ class Step:
     chunks: tuple[Chunk, ...]  # of prompts, and of answers that a preemption lost
     load: StepLoad  # without the drafts
     drafts: Mapping[int, Draft] = field(default_factory=dict)  # by prompt
+    silent: tuple[Sequence, ...] = ()  # their prompts are complete then, and they draw nothing
 
     def all_chunks(self) -> list[Chunk]:
         """Decodes and prompt chunks in tree order: subtrees side by side, parents first."""
@@ -41,13 +42,14 @@ class Step:
 
 def step_load(decoding: Decoding, chunks: tuple[Chunk, ...]) -> StepLoad:
     """The load of these decodes and chunks together."""
-    prefill_tokens = pairs = ending = 0
+    prefill_tokens = pairs = ending = scored = 0
     for chunk in chunks:
         tokens = chunk.end - chunk.start
         prefill_tokens += tokens
         past = chunk.segment.position + chunk.start
         pairs += tokens * past + tokens * (tokens + 1) // 2
         ending += chunk.sequence is not None
+        scored += len(chunk.scoring)
     decodes = len(decoding)
     return StepLoad(
         tokens=decodes + prefill_tokens,
@@ -58,6 +60,7 @@ def step_load(decoding: Decoding, chunks: tuple[Chunk, ...]) -> StepLoad:
         shared_pairs=decoding.shared_pairs,
         prefill_tokens=prefill_tokens,
         prefill_pairs=pairs,
+        scored=scored,
     )
 
 

@@ -18,6 +18,7 @@ from batchpipe.planner.schedule.counts import Counts
 from batchpipe.planner.schedule.decoding import Decoding
 from batchpipe.planner.schedule.live_tree import LiveTree
 from batchpipe.planner.schedule.pace import Pace
+from batchpipe.planner.schedule.scoring import Scoring
 from batchpipe.planner.schedule.segment import Chunk, Draft, Segment, Sequence
 from batchpipe.planner.schedule.speculation import Speculation
 from batchpipe.planner.schedule.step import Step, step_load
@@ -53,6 +54,7 @@ class TokenBatcher:
         self.running: dict[int, Sequence] = {}  # by prompt, in order of admission
         self.prefilling: dict[int, Sequence] = {}  # those of them that do not decode yet
         self.counts = Counts()
+        self._scoring = Scoring(plan)
         self._admission = Admission(
             self.waiting, self.tree, self.decoding, pace, ledger.total, self.remaining
         )
@@ -65,19 +67,20 @@ class TokenBatcher:
         """What is computed next; None when everything is answered."""
         self._reserve_decodes()
         chunks: list[Chunk] = []
+        silent: list[Sequence] = []
         scheduled: dict[int, int] = {}
         budget = self.pace.prefill_tokens(self.decoding)
         for sequence in self.prefilling.values():
             if budget <= 0:
                 break
-            budget = self._schedule_prefill(sequence, chunks, scheduled, budget)
+            budget = self._schedule_prefill(sequence, chunks, silent, scheduled, budget)
         while budget > 0:
             admitted = self._admission.next()
             if admitted is None:
                 break
             self._admit(admitted)
-            budget = self._schedule_prefill(admitted, chunks, scheduled, budget)
-        if not chunks and not len(self.decoding):
+            budget = self._schedule_prefill(admitted, chunks, silent, scheduled, budget)
+        if not chunks and not silent and not len(self.decoding):
             # The forecast lets in no sequence whose prompt has no room: something always goes on.
             assert not self.running, (
                 f"prompts {list(self.running)} do not fit into {self.ledger.total} KV blocks, "
@@ -86,7 +89,8 @@ class TokenBatcher:
             return None
         step_chunks = tuple(chunks)
         load = step_load(self.decoding, step_chunks)
-        return Step(self.decoding, step_chunks, load, {} if chunks else self._drafted(load))
+        drafts = {} if chunks else self._drafted(load)
+        return Step(self.decoding, step_chunks, load, drafts, tuple(silent))
 
     @property
     def settled_until(self) -> int:
@@ -123,9 +127,15 @@ class TokenBatcher:
         return limit - self.decoding.produced(sequence)
 
     def _schedule_prefill(
-        self, sequence: Sequence, chunks: list[Chunk], scheduled: dict[int, int], budget: int
+        self,
+        sequence: Sequence,
+        chunks: list[Chunk],
+        silent: list[Sequence],
+        scheduled: dict[int, int],
+        budget: int,
     ) -> int:
         """Chunks of the sequence's path and tail as far as budget and KV go; returns the rest."""
+        draws = self.plan.samplings[sequence.index].max_tokens > 0
         for segment in (*sequence.path, sequence.tail):
             start = scheduled.get(id(segment), segment.computed)
             end = min(segment.length, start + budget)
@@ -133,13 +143,21 @@ class TokenBatcher:
                 if not self._reserve(segment, end, preempt=False):
                     return budget
                 ends = segment is sequence.tail and end == segment.length
-                chunks.append(Chunk(segment, start, end, sequence if ends else None))
+                scoring = self._scoring.places(segment, self._new(sequence, segment, start), end)
+                drawing = sequence if ends and draws else None
+                chunks.append(Chunk(segment, start, end, drawing, scoring=scoring))
                 scheduled[id(segment)] = end
                 budget -= end - start
                 self._count_prefill(sequence, segment, start, end)
             if end < segment.length:
-                break
+                return budget
+        if not draws:
+            silent.append(sequence)
         return budget
+
+    def _new(self, sequence: Sequence, segment: Segment, start: int) -> int:
+        """The first place from ``start`` on that was never computed, before an eviction say."""
+        return max(start, self._ever_computed.get(_key(sequence, segment), 0))
 
     def _count_prefill(self, sequence: Sequence, segment: Segment, start: int, end: int) -> None:
         """Prompt tokens computed on behalf of this sequence (answers computed again are not)."""
@@ -147,7 +165,7 @@ class TokenBatcher:
         computed = max(0, min(end, prompt_end) - min(start, prompt_end))
         self.counts.computed_prompt_tokens += computed
         sequence.cached_tokens -= computed
-        key = segment.node if segment.node >= 0 else ~sequence.index
+        key = _key(sequence, segment)
         before = self._ever_computed.get(key, 0)
         self.counts.recomputed_tokens += max(0, min(end, before) - start)
         if segment.node >= 0 and end > before:
@@ -294,3 +312,8 @@ class TokenBatcher:
         self._ever_computed.pop(~sequence.index, None)
         self.tree.answered(sequence.path)
         self._admission.moved(sequence.path)
+
+
+def _key(sequence: Sequence, segment: Segment) -> int:
+    """By which it is known what was ever computed of the segment, which the sequence reads."""
+    return segment.node if segment.node >= 0 else ~sequence.index

@@ -99,8 +99,10 @@ class Waiting:
             rank = int(self._plan.rank_of[index])
             start = int(self._plan.tree.tail_start[rank])
             prompt = self._plan.prompts[index]
-            tail = Segment(-1, start, rank, prompt[start:])
+            # Where nothing is drawn behind it, nothing reads what the last token computes.
+            silent = not self._plan.samplings[index].max_tokens
+            tail = Segment(-1, start, rank, prompt[start : len(prompt) - silent])
             path_blocks = self._plan.path_blocks(index)
-            found = Sequence(index, len(prompt), tail, path_blocks, left=left)
+            found = Sequence(index, len(prompt) - silent, tail, path_blocks, left=left)
             self._peeked[left] = found
         return found
