@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from batchpipe.engine.logprobs import Logprobs
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -20,6 +22,8 @@ class Answer:
     text: str | None = None  # without what ended it; None: what the tokens say
     text_tokens: int = 0  # of a text whose token ids are not known
     fault: str | None = None  # the sentence, where a fault ended it
+    logprobs: Logprobs | None = None  # of its tokens, where they are asked for
+    prompt_logprobs: Logprobs | None = None  # of the prompt's, from the first that is asked for
 
     @classmethod
     def failed(cls, index: int, sentence: str) -> Answer:

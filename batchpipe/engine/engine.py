@@ -9,6 +9,7 @@ import numpy as np
 
 from batchpipe.engine.answer import Answer
 from batchpipe.engine.drafting import PromptLookup, kept
+from batchpipe.engine.measuring import Measuring
 from batchpipe.engine.model import Decoder
 from batchpipe.engine.pieces import Drawn, Pieces
 from batchpipe.engine.sampling import NO_TOKEN, Draw, sample, stream_key
@@ -69,6 +70,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._stop_strings: dict[tuple[str, ...], StopStrings] = {}
         self._keys: dict[int, int] = {}  # random streams of the running prompts
+        self._measuring = Measuring.of(plan)
         self._greedy = all(s.temperature == 0 and s.repetition_penalty == 1 for s in plan.samplings)
 
     @property
@@ -99,11 +101,13 @@ class Engine:
             drawn = self._pieces.run(step.all_chunks(), self._next_tokens)
             self.batcher.computed(step)
             answers: list[Answer] = []
-            for sequence, pairs in groupby(drawn, key=_sequence):
-                tokens = kept([token for _, token in pairs], step.drafts.get(sequence.index))
-                answer = self._settle(sequence, tokens)
+            for sequence, ones in groupby(drawn, key=_sequence):
+                found = list(ones)
+                tokens = kept([each.token for each in found], step.drafts.get(sequence.index))
+                answer = self._settle(sequence, found[: len(tokens)])
                 if answer is not None:
                     answers.append(answer)
+            answers += [self._finish(sequence, "length") for sequence in step.silent]
             yield answers
 
     def _next_tokens(self, chunks: list[Chunk]) -> list[Drawn]:
@@ -113,12 +117,18 @@ class Engine:
         done again.
         """
         batch = form(chunks, self.decoder.device)
-        logits = self.decoder.logits(batch)
         draws: list[Draw] = []
         if not self._greedy:
             draws = [self._draw(chunk, place) for chunk in chunks for place in chunk.drawing]
-        tokens = sample(logits, draws).tolist()
-        return list(zip(batch.sequences, tokens, strict=True))
+        if self._measuring is not None:
+            return self._measuring.next_tokens(
+                self.decoder,
+                batch,
+                chunks,
+                lambda logits, start, end: sample(logits, draws[start:end]),
+            )
+        tokens = sample(self.decoder.logits(batch), draws).tolist()
+        return [Drawn(*pair) for pair in zip(batch.sequences, tokens, strict=True)]
 
     def _draw(self, chunk: Chunk, place: int) -> Draw:
         """The draw behind this place of the chunk's segment, as if all before it were drawn."""
@@ -141,16 +151,18 @@ class Engine:
             key = self._keys[index] = stream_key(seed, name, int(self.plan.sample[index]))
         return key
 
-    def _settle(self, sequence: Sequence, tokens: list[int]) -> Answer | None:
+    def _settle(self, sequence: Sequence, drawn: list[Drawn]) -> Answer | None:
         """The tokens, up to one that ends it, belong to the sequence; its answer if one does."""
         ended_by = None
         settled: list[int] = []
-        for token in tokens:
+        for _, token, _ in drawn:
             settled.append(token)
             ended_by = self._append(sequence, token)
             if ended_by is not None:
                 break
         self.batcher.drew(sequence, settled)
+        if self._measuring is not None:
+            self._measuring.add(sequence, drawn[: len(settled)])
         return None if ended_by is None else self._finish(sequence, ended_by)
 
     def _append(self, sequence: Sequence, token: int) -> str | None:
@@ -171,7 +183,17 @@ class Engine:
         answer = tuple(sequence.answer)
         self.batcher.finish(sequence, ended_itself=ended_by in ("eos", "stop_string"))
         self._keys.pop(sequence.index, None)
-        return Answer(sequence.index, answer, ended_by, max(0, sequence.cached_tokens))
+        found = (None, None) if self._measuring is None else self._measuring.settle(sequence)
+        if any(each is not None and not each.are_numbers for each in found):
+            ended_by = "nan"
+        return Answer(
+            sequence.index,
+            answer,
+            ended_by,
+            max(0, sequence.cached_tokens),
+            logprobs=found[0],
+            prompt_logprobs=found[1],
+        )
 
     def _stops(self, stops: tuple[str, ...]) -> StopStrings:
         if stops not in self._stop_strings:
@@ -181,4 +203,4 @@ class Engine:
 
 
 def _sequence(drawn: Drawn) -> Sequence:
-    return drawn[0]
+    return drawn.sequence

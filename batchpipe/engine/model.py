@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from batchpipe.engine.attention import PagedAttention
 from batchpipe.engine.faults import is_device_lost, is_out_of_memory
 from batchpipe.engine.fused import fuse
+from batchpipe.engine.head import Computed, computing_once
 from batchpipe.engine.host_memory import keep_freed_memory
 from batchpipe.engine.last_layer import LastLayer
 from batchpipe.engine.linear import pack_linears
@@ -36,8 +38,20 @@ class Decoder:
     device: torch.device
     dtype: torch.dtype
 
-    def logits(self, batch: TokenBatch) -> Tensor:  # float32  # [sequences, vocab]
-        """The scores after every drawing token; all the batch's KV is stored."""
+    def logits(self, batch: TokenBatch) -> Tensor:  # float32  # [read, vocab]
+        """The scores after every token that draws or scores; all the batch's KV is stored."""
+        return self._logits(batch, batch.sampled)
+
+    def some_logits(self, batch: TokenBatch, most: int) -> Iterator[Tensor]:  # [rows, vocab]
+        """The same, some rows after the others: at most so many scores at once, or one row."""
+        rows = max(1, most // self.model.config.get_text_config().vocab_size)
+        body = Computed(self.model.base_model)
+        for start in range(0, len(batch.sampled), rows):
+            with computing_once(self.model, body):
+                logits = self._logits(batch, batch.sampled[start : start + rows])
+            yield logits
+
+    def _logits(self, batch: TokenBatch, rows: Tensor) -> Tensor:
         self.attention.batch = batch
         some = None if batch.last_layer is None else batch.last_layer.tokens
         with torch.inference_mode(), self.last_layer.computing(some):
@@ -45,7 +59,7 @@ class Decoder:
                 input_ids=batch.input_ids.unsqueeze(0),
                 position_ids=batch.layout.positions.unsqueeze(0),
                 use_cache=False,
-                logits_to_keep=batch.sampled,
+                logits_to_keep=rows,
                 return_dict=True,
             )
         logits: Tensor = output.logits[0].float()

@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
 from batchpipe.engine.faults import first_line, is_device_lost, is_out_of_memory
+from batchpipe.engine.logprobs import Logprobs
 from batchpipe.engine.model import Decoder
 from batchpipe.errors import DeviceLost, OutOfMemory
 from batchpipe.planner.schedule.segment import Chunk, Sequence
 
-Drawn = tuple[Sequence, int]  # a sequence and its next token
+
+class Drawn(NamedTuple):
+    """A sequence's next token, and how likely the model found it where that is asked for."""
+
+    sequence: Sequence
+    token: int
+    logprobs: Logprobs | None = None
+
 
 # The chunks' KV is stored and the sequences that they complete have drawn; nothing else changes,
 # so that it can be called again where it failed.
@@ -97,8 +106,10 @@ def split(chunks: list[Chunk], most_tokens: int | None) -> tuple[list[Chunk], li
         if tokens > room:
             border = chunk.start + room
             drawing = None if chunk.draft is None else chunk.sequence
-            before = Chunk(chunk.segment, chunk.start, border, drawing, chunk.draft)
-            after = Chunk(chunk.segment, border, chunk.end, chunk.sequence, chunk.draft)
+            cut = max(chunk.scoring.start, min(border, chunk.scoring.stop))
+            scored, to_score = range(chunk.scoring.start, cut), range(cut, chunk.scoring.stop)
+            before = Chunk(chunk.segment, chunk.start, border, drawing, chunk.draft, scored)
+            after = Chunk(chunk.segment, border, chunk.end, chunk.sequence, chunk.draft, to_score)
             return [*chunks[:at], *([before] if room else [])], [after, *chunks[at + 1 :]]
         room -= tokens
     return chunks, []

@@ -35,7 +35,7 @@ class TokenBatch:
     input_ids: Tensor  # int64  # [tokens]
     layout: Layout
     last_layer: SomeTokens | None  # what it computes; None: all
-    sampled: Tensor  # int64, the tokens behind which one is drawn  # [draws]
+    sampled: Tensor  # int64, the tokens behind which one is drawn or scored  # [read]
     sequences: tuple[Running, ...]  # who draws; with a draft several times  # [draws]
 
 
@@ -97,11 +97,12 @@ def _layout(
 
 def _draws(
     chunks: Sequence[Chunk], starts: list[int]
-) -> tuple[Integers, tuple[Running, ...]]:  # [draws]
-    """The tokens behind which one is drawn, ascending, and by whom."""
+) -> tuple[Integers, tuple[Running, ...]]:  # [read], [draws]
+    """The tokens behind which one is drawn or scored, ascending, and who draws."""
     sampled: list[int] = []
     sequences: list[Running] = []
     for row, chunk in enumerate(chunks):
+        sampled.extend(starts[row] + place - chunk.start for place in chunk.scoring)
         if chunk.sequence is None:
             continue
         count = len(chunk.drawing)

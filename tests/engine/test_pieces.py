@@ -20,9 +20,10 @@ def test_splitting_keeps_every_token_in_its_place(
     chunks = []
     for index, (start, length, draws) in enumerate(spans):
         tail = Segment(-1, 0, index, np.arange(start + length, dtype=np.int32))
-        chunks.append(
-            Chunk(tail, start, start + length, Sequence(index, 0, tail) if draws else None)
-        )
+        end = start + length
+        sequence = Sequence(index, 0, tail) if draws else None
+        scoring = range(start + length // 3, end - draws - length // 4)
+        chunks.append(Chunk(tail, start, end, sequence, scoring=scoring))
     pieces, rest = [], chunks
     while rest:
         piece, rest = split(rest, most)
@@ -33,11 +34,17 @@ def test_splitting_keeps_every_token_in_its_place(
     assert _each_token([chunk for piece in pieces for chunk in piece]) == _each_token(chunks)
 
 
-def _each_token(chunks: list[Chunk]) -> list[tuple[int, int, bool]]:
-    """Segment, place in it, and whether a token is drawn right behind."""
+def _each_token(chunks: list[Chunk]) -> list[tuple[int, int, bool, bool]]:
+    """Segment, place in it, and whether a token is drawn or scored right behind."""
     assert all(chunk.start < chunk.end for chunk in chunks)
+    assert all(set(chunk.scoring) <= set(range(chunk.start, chunk.end)) for chunk in chunks)
     return [
-        (chunk.segment.rank, at, chunk.sequence is not None and at == chunk.end - 1)
+        (
+            chunk.segment.rank,
+            at,
+            chunk.sequence is not None and at == chunk.end - 1,
+            at in chunk.scoring,
+        )
         for chunk in chunks
         for at in range(chunk.start, chunk.end)
     ]
