@@ -62,6 +62,16 @@ SAMPLING_OPTIONS = (
     click.option("--stop", multiple=True, help="Text that ends an answer; may be repeated."),
     click.option("--stop-token-ids", type=int, multiple=True, help="Token that ends an answer."),
     click.option("--ignore-eos", is_flag=True, default=None, help="Answer up to --max-tokens."),
+    click.option(
+        "--logprobs",
+        type=int,
+        help="Tell how likely each token was, and the N likeliest beside it (0: it alone).",
+    ),
+    click.option(
+        "--prompt-logprobs",
+        type=int,
+        help="The same of the prompt's tokens; with --max-tokens 0 nothing else is done.",
+    ),
 )
 
 ENGINE_OPTIONS = (

@@ -20,7 +20,7 @@ from batchpipe.planner.plan import Plan
 from batchpipe.planner.schedule.counts import Counts
 from batchpipe.planner.schedule.sending import Sending
 from batchpipe.rows.words import listed
-from batchpipe.run.engine_options import api_key
+from batchpipe.run.engine_options import UNTOLD_BY_A_SERVER, api_key, untold
 from batchpipe.run.engines import Backend, Opened, Spent
 from batchpipe.run.language import Language
 from batchpipe.run.plan_job import Target, plan_job
@@ -56,6 +56,10 @@ class ServerBackend:
             for place, sampling in enumerate(job.samplings)
             if (lacked := self.dialect.lacks(sampling))
         }
+        for place, sampling in enumerate(job.samplings):
+            for name in UNTOLD_BY_A_SERVER:
+                if getattr(sampling, name) is not None:
+                    faults.setdefault(int(job.runnable[place]), untold(name))
         if faults:
             order, history = self.options.order, plan.history
             job, plan = plan_job(job.without(faults), order, None, history=history)

@@ -15,6 +15,7 @@ from batchpipe.config import JobOptions, RunOptions, parse_bytes
 from batchpipe.engine.answer import Answer
 from batchpipe.errors import GOES_ON, ConfigError, StoppedEarly
 from batchpipe.integrations.sampling_seed import seed_of
+from batchpipe.integrations.vllm_logprobs import answer_logprobs, prompt_logprobs
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.request import Sampling
 from batchpipe.planner.schedule.counts import Counts
@@ -142,7 +143,7 @@ class VllmEngine:
         sampling: Sampling = plan.samplings[index]
         ends = () if sampling.ignore_eos else sorted(self._language.eos_token_ids)
         return vllm.SamplingParams(
-            max_tokens=sampling.max_tokens,
+            max_tokens=max(1, sampling.max_tokens),  # the least that it draws
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
@@ -157,23 +158,39 @@ class VllmEngine:
             stop=list(sampling.stop),
             stop_token_ids=[*sampling.stop_token_ids, *ends],
             ignore_eos=True,  # the model's own ends are among the stop tokens
+            logprobs=sampling.logprobs,
+            prompt_logprobs=sampling.prompt_logprobs,
             detokenize=bool(sampling.stop),
             output_kind=vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
         )
 
     def _read(self, made: Any) -> Answer:
         [output] = made.outputs
-        index, tokens = int(made.request_id), tuple(output.token_ids)
+        index = int(made.request_id)
+        sampling = self._plan.samplings[index]
+        tokens = tuple(output.token_ids)[: sampling.max_tokens]
         if output.finish_reason not in ("stop", "length"):
             return Answer.failed(index, f"vLLM ended the answer by {output.finish_reason}")
         prompt_tokens = len(self._plan.prompts[index])
         cached = min(made.num_cached_tokens or 0, prompt_tokens)
         self._counts.computed_prompt_tokens += prompt_tokens - cached
         self._counts.completion_tokens += len(tokens)
+        told = answer_logprobs(output.logprobs, tokens, sampling.logprobs)
+        prompt = self._plan.prompts[index].tolist()
+        of_prompt = prompt_logprobs(made.prompt_logprobs, prompt, sampling.prompt_logprobs)
         if isinstance(output.stop_reason, str):
-            return Answer(index, tokens, "stop_string", cached, text=output.text)
-        ended_by = "eos" if output.finish_reason == "stop" else "length"
-        return Answer(index, tokens, ended_by, cached)
+            ended_by, text = "stop_string", output.text
+        else:
+            ended_by, text = "eos" if tokens and output.finish_reason == "stop" else "length", None
+        return Answer(
+            index,
+            tokens,
+            ended_by,
+            cached,
+            text=text,
+            logprobs=told,
+            prompt_logprobs=of_prompt,
+        )
 
 
 def connect(options: JobOptions, run_options: RunOptions) -> Backend:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from batchpipe.journal.folder import Folder
 from batchpipe.journal.manifest import Part, digest_of
+from batchpipe.rows.logprob_columns import LOGPROB_COLUMNS, column_of
 from batchpipe.rows.results import COLUMNS, Result
 
 SCHEMA = pa.schema([("ordinal", pa.int64()), *COLUMNS.items()])
@@ -38,6 +39,8 @@ def table_of(results: Sequence[Result]) -> pa.Table:
 
 def _column(results: Sequence[Result], column: pa.Field) -> pa.Array:
     values: list[Any] = list(map(attrgetter(column.name), results))
+    if column.name in LOGPROB_COLUMNS:
+        return column_of(values, column.type)
     try:
         return pa.array(values, column.type)
     except UnicodeEncodeError:  # half a surrogate pair has no place in a file

@@ -79,13 +79,17 @@ def _flag(column: str, value: object) -> bool:
     raise _BadValue(f"{column} is {shown(value)}; it must be true or false")
 
 
+MOST_LOGPROBS = 20  # likeliest tokens beside each; vLLM's own limit, and OpenAI's
+
 _LARGEST = 2**63 - 1
 _TOKEN_ID = _whole(0, 2**31 - 1, "a token id")
 _POSITIVE = _whole(1, _LARGEST, "a whole number of 1 or more")
+_LIMIT_ALLOWED = "a whole number of 1 or more, or 0 beside prompt_logprobs"
+_LIKELIEST = _whole(0, MOST_LOGPROBS, f"a whole number from 0, the token alone, to {MOST_LOGPROBS}")
 
 # Field of Sampling -> check of a value that is not null.
 CHECKS: dict[str, Callable[[str, object], object]] = {
-    "max_tokens": _POSITIVE,
+    "max_tokens": _whole(0, _LARGEST, _LIMIT_ALLOWED),
     "temperature": _real(lambda x: x >= 0, "a number of 0 or more"),
     "top_p": _real(lambda x: 0 < x <= 1, "a number above 0 and up to 1"),
     "top_k": _top_k,
@@ -96,6 +100,8 @@ CHECKS: dict[str, Callable[[str, object], object]] = {
     "stop": _stop,
     "stop_token_ids": _stop_token_ids,
     "ignore_eos": _flag,
+    "logprobs": _LIKELIEST,
+    "prompt_logprobs": _LIKELIEST,
 }
 
 # Column -> field of Sampling. Of a row's several names for one field the first here counts.
@@ -128,7 +134,9 @@ def check_overrides(values: Mapping[str, object]) -> None:
         if twin != name:
             raise ConfigError(f"{twin} and {name} are two names of one parameter: give one")
         try:
-            CHECKS[COLUMNS[name]](name, value)
+            checked = CHECKS[COLUMNS[name]](name, value)
+            if (COLUMNS[name], checked) == ("max_tokens", 0) and "prompt_logprobs" not in values:
+                raise _BadValue(f"{name} is 0; it must be {_LIMIT_ALLOWED}")
         except _BadValue as bad:
             raise ConfigError(str(bad)) from bad
 
@@ -189,6 +197,10 @@ def _overridden(defaults: Sampling, columns: Sequence[str], values: Sequence[obj
         if value is not None and field not in chosen:
             chosen[field] = CHECKS[field](column, value)
     sampling = replace(defaults, **chosen) if chosen else defaults
+    if sampling.max_tokens == 0 and sampling.prompt_logprobs is None:
+        given = zip(columns, values, strict=True)
+        limits = [name for name, v in given if COLUMNS[name] == "max_tokens" and v is not None]
+        raise _BadValue(f"{(*limits, 'max_tokens')[0]} is 0; it must be {_LIMIT_ALLOWED}")
     if sampling.n > 1 and sampling.temperature == 0:
         raise _BadValue(
             f"n is {sampling.n} at temperature 0; all samples would be equal: "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
 
 from batchpipe.rows.line_results import write_lines
+from batchpipe.rows.logprob_columns import LOGPROB_COLUMNS, Cell
 from batchpipe.rows.output_file import writing
 from batchpipe.rows.output_path import check_output, output_format
 from batchpipe.rows.parquet_results import write_parquet
@@ -34,6 +35,9 @@ class Result:
     cached_tokens: int = 0
     completion_tokens: int = 0
     output_token_ids: tuple[int, ...] | None = None  # of the first sample
+    logprobs: Cell | None = None  # of the first sample's tokens
+    outputs_logprobs: tuple[Cell, ...] | None = None  # of all samples, beside ``outputs``
+    prompt_logprobs: Cell | None = None
 
     @classmethod
     def failed(cls, ordinal: int, sentence: str) -> Result:
@@ -52,6 +56,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "cached_tokens": pa.int64(),
     "completion_tokens": pa.int64(),
     "output_token_ids": pa.list_(pa.int32()),
+    **LOGPROB_COLUMNS,
 }
 
 
@@ -62,19 +67,22 @@ def write_results(
     *,
     with_token_ids: bool,
     several: bool,
+    logprobs: Collection[str] = (),
 ) -> None:
     """OUT holds one row per input row, in input order: its own columns, then the answer's.
 
     ``answers`` are tables of `COLUMNS`, of any sizes, which together have one row per input row in
     the same order; no more of them than one batch of the input needs is held. The format follows
-    OUT's ending. ``outputs`` is there where ``several`` says that some row has several. An input
-    column of a result column's name is kept as ``input_<name>``. OUT appears whole or not at all.
+    OUT's ending. ``outputs`` is there where ``several`` says that some row has several, and of the
+    `LOGPROB_COLUMNS` those that ``logprobs`` names. An input column of a result column's name is
+    kept as ``input_<name>``. OUT appears whole or not at all.
 
     Raises:
         OSError: the disk is full, or the storage of OUT does not take the file
         InputChanged: a job file has other rows than before
     """
-    dropped = set() if several else {"outputs"}
+    dropped = LOGPROB_COLUMNS.keys() - set(logprobs)
+    dropped |= set() if several else {"outputs", "outputs_logprobs"}
     if not with_token_ids:
         dropped.add("output_token_ids")
     added = pa.schema([(name, kind) for name, kind in COLUMNS.items() if name not in dropped])

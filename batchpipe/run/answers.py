@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from batchpipe.engine.text import finish_text
 from batchpipe.planner.plan import Plan
 from batchpipe.rows.results import FinishReason, Result
 from batchpipe.run.language import Language
+from batchpipe.run.logprob_cells import LogprobCells
 from batchpipe.run.prepare import Job
 
 FINISH_REASONS: dict[str, FinishReason] = {
@@ -31,6 +33,7 @@ class Answers:
 
     def __init__(self, job: Job, plan: Plan, language: Language) -> None:
         self._job, self._plan, self._language = job, plan, language
+        self._logprobs = LogprobCells(language.tokenizer)
         self._waiting: dict[int, list[Answer]] = {}  # first prompt of a row -> its answers so far
         by_prompt = np.argsort(plan.first_prompt, kind="stable")
         starts = np.searchsorted(plan.first_prompt[by_prompt], np.arange(len(plan.prompts) + 1))
@@ -72,7 +75,25 @@ class Answers:
             cached_tokens=prompt_tokens if duplicate else first.cached_tokens,
             completion_tokens=sum(answer.tokens for answer in samples),
             output_token_ids=first.token_ids or None,
+            **self._told(samples),
         )
+
+    def _told(self, samples: list[Answer]) -> dict[str, Any]:
+        """How likely the model found the tokens, where the row asked for it."""
+        cells = [
+            self._logprobs.cell(each.token_ids, each.logprobs)
+            for each in samples
+            if each.logprobs is not None
+        ]
+        told: dict[str, Any] = {}
+        if cells:
+            told["logprobs"] = cells[0]
+            told["outputs_logprobs"] = tuple(cells) if len(cells) > 1 else None
+        found = samples[0].prompt_logprobs
+        if found is not None:
+            prompt = self._plan.prompts[samples[0].index]
+            told["prompt_logprobs"] = self._logprobs.cell(prompt, found)
+        return told
 
     def _text(self, answer: Answer) -> str:
         if answer.text is not None:

@@ -12,6 +12,9 @@ OF_A_SERVER = ("base_url", "served_model", "api_key_env", "concurrency")
 OF_OUR_OWN = ("device", "quantize", "speculate", "machine")
 OF_THIS_PROCESS = (*OF_OUR_OWN, "dtype", "kv_memory", "step_tokens")
 
+# A server tells tokens by their texts alone, and ours are ids.
+UNTOLD_BY_A_SERVER = ("logprobs", "prompt_logprobs")
+
 MOST_CONNECTIONS = 1000  # of one client
 
 # Engine -> the options that it has no use for, and why.
@@ -37,6 +40,18 @@ def check_engine_options(options: JobOptions, run_options: RunOptions) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} {value} {why}; leave it out")
     if options.engine == "openai":
         _check_server(options)
+        for name in UNTOLD_BY_A_SERVER:
+            value = options.sampling.get(name)
+            if value is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} {value}: {untold(name)}")
+
+
+def untold(name: str) -> str:
+    """Why a row that asks for this cannot be asked of a server, and the fix."""
+    return (
+        f"--engine openai cannot tell {name}, for a server tells no token ids; leave it out, or "
+        f"use --engine batchpipe or vllm"
+    )
 
 
 def api_key(options: JobOptions) -> str | None:

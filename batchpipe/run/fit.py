@@ -37,8 +37,9 @@ def fit(
     limits = np.fromiter((each.max_tokens for each in samplings), np.int64, len(prompts))
     unknown = _highest_tokens(prompts, vocab) >= vocab
     endless = limits >= context
-    too_long = lengths >= context
-    bad = unknown | endless
+    too_long = lengths + (limits > 0) > context
+    beyond = _most_asked(samplings) > vocab
+    bad = unknown | endless | beyond
     starts = prompts.starts
     if on_too_long == "truncate-left":
         cut = np.flatnonzero(too_long & ~bad)
@@ -52,6 +53,11 @@ def fit(
         if unknown[place]:
             token = int(prompts[place].max())
             faults[place] = f"token id {token} is not below the model's vocabulary size {vocab}"
+        elif beyond[place]:
+            faults[place] = (
+                f"logprobs or prompt_logprobs asks for more tokens than the model's vocabulary of "
+                f"{vocab} has"
+            )
         elif endless[place]:
             faults[place] = (
                 f"max_tokens is {limits[place]}, and the model's context of {context} tokens "
@@ -68,6 +74,12 @@ def fit(
     chosen = [samplings[place] for place in kept.tolist()]
     shortened = _shortened(chosen, limits[kept], context - fitting.lengths)
     return Fitted(kept, fitting, shortened, faults, frozenset(skipped))
+
+
+def _most_asked(samplings: Sequence[Sampling]) -> npt.NDArray[np.int64]:  # [prompts]
+    """The likeliest tokens that each asks for."""
+    asked = (max(each.logprobs or 0, each.prompt_logprobs or 0) for each in samplings)
+    return np.fromiter(asked, np.int64, len(samplings))
 
 
 def _highest_tokens(prompts: Prompts, vocab: int) -> npt.NDArray[np.int32]:  # [prompts]

@@ -14,6 +14,7 @@ from batchpipe.journal.journal import Journal
 from batchpipe.journal.lock import hold
 from batchpipe.journal.manifest import read_manifest
 from batchpipe.journal.summary_file import read_summary
+from batchpipe.rows.logprob_columns import asked_columns
 from batchpipe.rows.output_path import check_output, output_exists
 from batchpipe.rows.parameters import check_overrides
 from batchpipe.rows.results import write_results
@@ -107,11 +108,18 @@ def _run(options: JobOptions, run_options: RunOptions, retry: RetryOptions | Non
             run_options.out,
             with_token_ids=run_options.with_token_ids,
             several=journal.several,
+            logprobs=_told_columns(ready, journal),
         )
         expected = 0.0 if ready.target is None else before.run_seconds + executed.expected_seconds
         summary = _summary(ready, begun, executed, tally, run_options, expected)
         journal.finish(summary.as_json())
         return summary
+
+
+def _told_columns(ready: Ready, journal: Journal) -> frozenset[str]:
+    """The columns of log-probabilities that OUT has: any row may have asked for them."""
+    overrides = (name for repair in journal.manifest.repairs for name in repair.overrides)
+    return asked_columns(ready.options.sampling, ready.source.names, list(overrides))
 
 
 def _check_places(folder: Folder, options: JobOptions, run_options: RunOptions) -> bool:

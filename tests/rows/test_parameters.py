@@ -74,7 +74,7 @@ def test_every_name_of_max_tokens_counts(tmp_path: Path) -> None:
         2,
         3,
         4,
-        "max_new_tokens is 0; it must be a whole number of 1 or more",
+        "max_new_tokens is 0; it must be a whole number of 1 or more, or 0 beside prompt_logprobs",
     ]
 
 
@@ -82,7 +82,8 @@ def test_numbers_and_bools_are_not_mixed_up(tmp_path: Path) -> None:
     rows = lines_of(tmp_path, [{"max_tokens": 1}, {"max_tokens": True}, {"max_tokens": 1.0}])
     first, second, third = sampled(rows)
     assert isinstance(first, Sampling)
-    assert second == "max_tokens is True; it must be a whole number of 1 or more"
+    assert isinstance(second, str)
+    assert second.startswith("max_tokens is True; it must be a whole number of 1 or more")
     assert third is first
 
 
@@ -128,6 +129,10 @@ WRONG = [
     ("stop_token_ids", [-1], "stop_token_ids is [-1]; it must be"),
     ("stop_token_ids", ["a"], "stop_token_ids is ['a']; it must be"),
     ("ignore_eos", 1, "ignore_eos is 1; it must be true or false"),
+    ("logprobs", -1, "logprobs is -1; it must be a whole number from 0, the token alone, to 20"),
+    ("logprobs", 21, "logprobs is 21; it must be"),
+    ("logprobs", True, "logprobs is True; it must be"),
+    ("prompt_logprobs", 1.5, "prompt_logprobs is 1.5; it must be"),
 ]
 
 

@@ -211,6 +211,15 @@ def test_what_a_server_has_no_word_for_is_an_error_row(tmp_path: Path, server: R
     assert second["status"] == "success"
 
 
+def test_what_a_server_cannot_tell_is_an_error_row(tmp_path: Path, server: Running) -> None:
+    rows: list[Row] = [{"prompt": "Tell", "prompt_logprobs": 1}, {"prompt": "Ask"}]
+    job = write_lines(tmp_path / "job.jsonl", rows)
+    assert call(*command(job, server.url)).code == 3
+    first, second = answers(job)
+    assert first["error"].startswith("--engine openai cannot tell prompt_logprobs")
+    assert (second["status"], second["prompt_logprobs"]) == ("success", None)
+
+
 def test_a_server_of_unknown_kind_is_told_before_the_run(tmp_path: Path, server: Running) -> None:
     server.behaviour.owned_by = "somebody"
     job = write_lines(tmp_path / "job.jsonl", [{"prompt": "Tell"}])

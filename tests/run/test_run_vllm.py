@@ -85,3 +85,29 @@ def test_a_run_in_vllm_is_another_run(job: Path) -> None:
     ran = in_vllm(job, *LIMITS)
     assert ran.code == 2
     assert "engine was 'batchpipe' and is 'vllm'" in ran.sentence
+
+
+def test_vllm_tells_the_same_logprobs(job: Path) -> None:
+    rows = read(job)[:3]
+    rows[0] |= {"logprobs": 2, "prompt_logprobs": 1}
+    rows[1]["logprobs"] = 0
+    rows[2] |= {"max_tokens": 0, "prompt_logprobs": 0}
+    write_lines(job, rows)
+    ran = in_vllm(job, *LIMITS)
+    assert ran.code == 0, ran.err
+    assert call("run", job, "-m", MODEL_DIR, "-o", job.parent / "own.jsonl", *LIMITS).code == 0
+    own, told = read(job.parent / "own.jsonl"), read(job.parent / "vllm.jsonl")
+    assert [row["output"] for row in told] == [row["output"] for row in own]
+    for name in ("logprobs", "prompt_logprobs"):
+        for one, other in zip(own, told, strict=True):
+            assert (one[name] is None) == (other[name] is None)
+            pairs = zip(one[name] or (), other[name] or (), strict=True)
+            for ours, theirs in pairs:
+                assert ours["token_id"] == theirs["token_id"]
+                assert (ours["rank"] or 0) == pytest.approx(
+                    theirs["rank"] or 0, rel=0.05
+                )  # near ties
+                assert (ours["logprob"] or 0) == pytest.approx(theirs["logprob"] or 0, abs=1e-3)
+                tops = zip(ours["top"] or (), theirs["top"] or (), strict=True)
+                for a, b in tops:
+                    assert a["logprob"] == pytest.approx(b["logprob"], abs=1e-3)
