@@ -54,9 +54,13 @@ class Holder:
         """Plain values."""
         return asdict(self)
 
+    def is_here(self) -> bool:
+        """True where its pid means the same process to us."""
+        return bool(self.place) and self.place == _place()
+
     def is_dead(self) -> bool:
         """True where that is certain: the process was one of this very boot and is gone."""
-        if not self.place or self.place != _place():
+        if not self.is_here():
             return False
         try:
             os.kill(self.pid, 0)

@@ -14,7 +14,9 @@ from batchpipe.journal.holder import LOCK, Busy, Holder, LostLock
 from batchpipe.journal.lease import hold_lease, lease_holder
 from batchpipe.journal.manifest import Outdated, read_manifest
 
-__all__ = ["Busy", "Holder", "Lock", "LostLock", "hold", "holder"]
+__all__ = ["Busy", "Holder", "Lock", "LostLock", "hold", "holder", "take"]
+
+BACKGROUND = "background"  # the folder of the process that runs it, if it is one in the background
 
 # What a run that was killed at its very start may have left.
 _LEFT = re.compile(rf"{LOCK}|\.({LOCK}|manifest\.json)\..*|(parts|repairs)/")
@@ -49,6 +51,16 @@ def hold(folder: Folder) -> Lock:
         ConfigError: the folder is somebody else's, or cannot be made or written
     """
     _refuse_foreign(folder)
+    return take(folder)
+
+
+def take(folder: Folder) -> Lock:
+    """The same for a folder in which anything may lie.
+
+    Raises:
+        Busy: another process does
+        ConfigError: the folder cannot be made or written
+    """
     try:
         if isinstance(folder, LocalFolder):
             try:
@@ -95,7 +107,9 @@ def _refuse_foreign(folder: Folder) -> None:
         except Outdated:
             return  # it is ours, to discard
     elif any(
-        not _LEFT.fullmatch(name) or (name.endswith("/") and folder.names(name)) for name in names
+        not _LEFT.fullmatch(name) or (name.endswith("/") and folder.names(name))
+        for name in names
+        if name != f"{BACKGROUND}/"
     ):
         raise ConfigError(
             f"{folder.name} is no run directory and not empty; choose another --run-dir"
