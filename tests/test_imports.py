@@ -51,16 +51,24 @@ def test_kernels_import_only_torch_and_themselves(path: Path) -> None:
     assert all(module.startswith("batchpipe.kernels") for module in ours(modules))
 
 
-@pytest.mark.parametrize("package", ["openai", "vllm"])
-def test_another_systems_package_is_imported_by_one_file(package: str) -> None:
-    files = (path for room in ("batchpipe", "planner", "kernels") for path in ROOT.glob(room))
-    found = [
+def files_that_import(package: str) -> list[str]:
+    return [
         path.relative_to(ROOT).as_posix()
-        for room in files
-        for path in room.glob("**/*.py")
+        for room in ("batchpipe", "planner", "kernels")
+        for path in (ROOT / room).glob("**/*.py")
         if package in external(imported_modules(path))
     ]
-    assert found == [f"batchpipe/integrations/{package}.py"]
+
+
+@pytest.mark.parametrize("package", ["openai", "vllm"])
+def test_another_systems_package_is_imported_by_one_file(package: str) -> None:
+    assert files_that_import(package) == [f"batchpipe/integrations/{package}.py"]
+
+
+def test_airflow_is_imported_in_its_room_alone() -> None:
+    found = files_that_import("airflow")
+    assert found
+    assert all(file.startswith("batchpipe/integrations/airflow/") for file in found)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +79,9 @@ def test_another_systems_package_is_imported_by_one_file(package: str) -> None:
         "import batchpipe.cli",
         "import batchpipe.run.job",
         "import batchpipe.integrations.server",
+        "import batchpipe.background.watch, batchpipe.background.process",
+        "import batchpipe.integrations.airflow.batch_manifest",
+        "import batchpipe.integrations.airflow.result_rows",
     ],
 )
 def test_torch_and_transformers_stay_unloaded(statement: str) -> None:

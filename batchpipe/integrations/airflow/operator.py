@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from airflow.providers.common.compat.sdk import AirflowException, BaseOperator, conf
+from airflow.providers.common.compat.sdk import AirflowException, BaseOperator, TaskDeferred, conf
 
 from batchpipe.background.log_lines import LogLines
 from batchpipe.background.room import log_path
@@ -109,13 +109,11 @@ class BatchPipeOperator(BaseOperator):
         """All rows are answered, by this try or by those before it."""
         return self._answer(context)
 
-    def execute_complete(
-        self, context: Any, event: dict[str, Any], log_bytes: int, is_ours: bool
-    ) -> dict[str, Any]:
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
         """The same once the triggerer has seen the end of the process."""
-        ended = Ended(**event)
-        self._tell(LogLines(log_path(self._directory()), log_bytes))
-        if not is_ours and ended.code not in COMPLETE:
+        ended = Ended(event["code"], event["said"])
+        self._tell(LogLines(log_path(self._directory()), event["log_bytes"]))
+        if not event["is_ours"] and ended.code not in COMPLETE:
             return self._answer(context)
         with failing():
             return self._result(ended)
@@ -207,10 +205,11 @@ class BatchPipeOperator(BaseOperator):
     def _wait_in_triggerer(self, log: LogLines, is_ours: bool) -> NoReturn:
         if self._is_stopped:
             raise AirflowException("the task was stopped; the next try goes on from there")
-        self.defer(
-            trigger=BatchPipeTrigger(self._directory(), self.poll_seconds),
+        # `airflow dags test` hands on the event alone, so that all goes into that.
+        handed_on = {"log_bytes": log.read_bytes, "is_ours": is_ours}
+        raise TaskDeferred(
+            trigger=BatchPipeTrigger(self._directory(), self.poll_seconds, handed_on),
             method_name="execute_complete",
-            kwargs={"log_bytes": log.read_bytes, "is_ours": is_ours},
             timeout=self.execution_timeout,
         )
 

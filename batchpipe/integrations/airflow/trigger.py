@@ -21,26 +21,34 @@ class BatchPipeTrigger(BaseTrigger):
     The triggerer must see the run directory as the worker does.
     """
 
-    def __init__(self, run_dir: str, poll_seconds: float = 10.0) -> None:
+    def __init__(self, run_dir: str, poll_seconds: float, handed_on: dict[str, Any]) -> None:
         super().__init__()
         self.run_dir = run_dir
         self.poll_seconds = poll_seconds
+        self.handed_on = handed_on  # what the task wants to know again afterwards
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """By which another triggerer makes the same trigger."""
         kind = type(self)
-        arguments = {"run_dir": self.run_dir, "poll_seconds": self.poll_seconds}
+        arguments = {
+            "run_dir": self.run_dir,
+            "poll_seconds": self.poll_seconds,
+            "handed_on": self.handed_on,
+        }
         return f"{kind.__module__}.{kind.__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """One event, the fields of `Ended`; every change of the finished rows goes to the log."""
+        """One event: the fields of `Ended` and what is handed on.
+
+        Every change of the finished rows goes to the task's log.
+        """
         told = ""
         while (ended := await asyncio.to_thread(look, self.run_dir)) is None:
             told, before = await asyncio.to_thread(finished_rows, self.run_dir), told
             if told != before:
                 self.log.info(told)
             await asyncio.sleep(self.poll_seconds)
-        yield TriggerEvent(asdict(ended))
+        yield TriggerEvent({**self.handed_on, **asdict(ended)})
 
     async def on_kill(self) -> None:
         """A task that its user fails or clears stops its run, resumably (Airflow 3.3 and newer)."""
