@@ -50,6 +50,16 @@ class JobOptions:
     served_model: str | None = None
     api_key_env: str | None = None  # the variable's name; the key itself is kept nowhere
     concurrency: int | None = None
+    batch_lines: bool = False  # the input must be OpenAI batch lines
+    served_model_names: Sequence[str] | None = None  # what such lines call the model
+    model_called: str | None = None  # `model` as it was given, where that is another text by now
+    max_model_len: int | None = None  # tokens of prompt and answer, where less than the model's
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """What a request may call the model; the first is what its answer calls it."""
+        called = (self.model_called, self.model, self.served_model)
+        return tuple(name for name in (*(self.served_model_names or ()), *called) if name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class Piece:
     table: pa.Table | None = None
     records: Sequence[Record | None] = ()  # used where there is no table; None: see faults
     hashes: Sequence[str] = ()
+    lines: Sequence[int] = ()  # numbers of the lines; empty for what came from Parquet
 
     def __len__(self) -> int:
         return len(self.records) if self.table is None else int(self.table.num_rows)
@@ -65,6 +66,7 @@ class Rows:
     table: pa.Table | None = None
     records: Sequence[Record | None] = ()  # used where there is no table; None: see faults
     record_hashes: Sequence[str] = ()
+    lines: Sequence[int] = ()  # of JSON lines their numbers, 0 for a row from Parquet
 
     def __len__(self) -> int:
         return len(self.records) if self.table is None else int(self.table.num_rows)
@@ -102,6 +104,17 @@ class Rows:
         file, row = self.file_of(place)
         return file.name, row, self.hashes[place]
 
+    def where(self, place: int) -> str:
+        """The row's place as an editor shows it: ``jobs.jsonl line 7``."""
+        file, row = self.file_of(place)
+        line = self.lines[place] if self.lines else 0
+        return f"{file.name} line {line}" if line else f"{file.name} row {row}"
+
+    def named(self, place: int, why: str) -> str:
+        """The sentence behind the row's place; one that begins with it stays as it is."""
+        where = self.where(place)
+        return why if why.startswith(where) else f"{where}: {why}"
+
     @cached_property
     def _firsts(self) -> list[int]:
         return [file.first for file in self.files]
@@ -119,6 +132,7 @@ def joined_rows(
     faults: dict[int, str] = {}
     records: list[Record | None] = []
     hashes: list[str] = []
+    lines: list[int] = []
     tables = [] if schema is None else [schema.empty_table()]
     place = 0
     for piece in pieces:
@@ -126,6 +140,7 @@ def joined_rows(
         place += len(piece)
         records.extend(piece.records)
         hashes.extend(piece.hashes)
+        lines.extend(piece.lines or [0] * len(piece))
         if piece.table is not None:
             tables.append(piece.table)
     return Rows(
@@ -136,4 +151,5 @@ def joined_rows(
         table=None if schema is None else pa.concat_tables(tables[1:] or tables),
         records=records,
         record_hashes=hashes,
+        lines=lines,
     )

@@ -31,8 +31,10 @@ class _BadLine(ValueError):
 
 def read_lines(
     stream: BinaryIO, name: str, *, limit: int | None
-) -> Iterator[tuple[bytes, Record | None, str]]:
-    """Every line that is not blank, its object, and why it has none; at most ``limit`` lines.
+) -> Iterator[tuple[int, bytes, Record | None, str]]:
+    """Every line that is not blank: its number, itself, its object, and why it has none.
+
+    At most ``limit`` lines; they are counted from 1, blank ones too, as editors do.
 
     Raises ``ConfigError`` for a ``.json`` file that is one array.
     """
@@ -40,9 +42,9 @@ def read_lines(
         if row == 0 and line.lstrip().startswith(b"["):
             _refuse_array(name)
         try:
-            yield line, parse_line(line), ""
+            yield number, line, parse_line(line), ""
         except _BadLine as bad:
-            yield line, None, f"{name} line {number}{bad}"
+            yield number, line, None, f"{name} line {number}{bad}"
 
 
 def line_pieces(
@@ -51,23 +53,25 @@ def line_pieces(
     """All rows in order; a piece has at most so many rows, and one line more than so many bytes."""
     records: list[Record | None] = []
     hashes: list[str] = []  # of the line's bytes, 16 hex characters
+    lines: list[int] = []
     faults: dict[int, str] = {}
     size_bytes = 0
-    for line, record, fault in read_lines(stream, name, limit=limit):
+    for number, line, record, fault in read_lines(stream, name, limit=limit):
         if record is None:
             faults[len(records)] = fault
         records.append(record)
+        lines.append(number)
         hashes.append(blake2b(line.strip(), digest_size=8).hexdigest())
         size_bytes += len(line)
         if len(records) >= most_rows or size_bytes >= most_bytes:
-            yield Piece(size_bytes, faults, records=records, hashes=hashes)
-            records, hashes, faults, size_bytes = [], [], {}, 0
+            yield Piece(size_bytes, faults, records=records, hashes=hashes, lines=lines)
+            records, hashes, lines, faults, size_bytes = [], [], [], {}, 0
     if records:
-        yield Piece(size_bytes, faults, records=records, hashes=hashes)
+        yield Piece(size_bytes, faults, records=records, hashes=hashes, lines=lines)
 
 
 def _numbered(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, counted from 1 as editors do."""
+    """Lines that are not blank, with their numbers."""
     for number, line in enumerate(stream, start=1):
         text = line.removeprefix(_BOM) if number == 1 else line
         if text.strip():

@@ -10,6 +10,7 @@ from batchpipe.rows.source import Rows, Source
 from batchpipe.rows.words import listed, shown
 
 DEFAULT_COLUMN = "request_id"
+CUSTOM_ID = "custom_id"
 
 Hashes = npt.NDArray[np.int64]
 
@@ -56,16 +57,20 @@ class RequestIds:
 
     def _refuse_twins(self, column: str, end: int) -> None:
         """``ConfigError`` where two of the ordinals ``[0, end)`` have one id, not only one hash."""
-        first: dict[str, int] = {}
+        of_requests = column == CUSTOM_ID  # what APIs call it, in files that people edit by line
+        fix = "choose another column with --id-column or drop the column"
+        if of_requests:
+            fix = "give one of the two another"
+        first: dict[str, str] = {}
         for rows in self._source.batches():
             if rows.first >= end:
                 return
-            for ordinal, request_id in enumerate(self._ids(rows), rows.first):
-                if first.setdefault(request_id, ordinal) != ordinal:
+            for place, request_id in enumerate(self._ids(rows)):
+                where = rows.where(place) if of_requests else f"row {rows.first + place}"
+                if first.setdefault(request_id, where) != where:
                     raise ConfigError(
-                        f"{column} {shown(request_id)} is on row {first[request_id]} and on row "
-                        f"{ordinal}, and ids must be unique: choose another column with "
-                        f"--id-column or drop the column"
+                        f"{column} {shown(request_id)} is on {first[request_id]} and on {where}, "
+                        f"and ids must be unique: {fix}"
                     )
 
 

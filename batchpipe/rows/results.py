@@ -8,6 +8,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from batchpipe.rows.batch_files.openai_answers import OpenAILines, write_openai_answers
 from batchpipe.rows.line_results import write_lines
 from batchpipe.rows.logprob_columns import LOGPROB_COLUMNS, Cell
 from batchpipe.rows.output_file import writing
@@ -15,7 +16,7 @@ from batchpipe.rows.output_path import check_output, output_format
 from batchpipe.rows.parquet_results import write_parquet
 from batchpipe.rows.source import Rows, Source
 
-__all__ = ["Result", "check_output", "write_results"]
+__all__ = ["OpenAILines", "Result", "check_output", "write_results"]
 
 Status = Literal["success", "error", "invalid_output"]
 FinishReason = Literal["stop", "length"]
@@ -30,6 +31,7 @@ class Result:
     outputs: tuple[str, ...] | None = None
     status: Status = "success"
     finish_reason: FinishReason | None = None
+    finish_reasons: tuple[FinishReason, ...] | None = None  # of all ``outputs``
     error: str | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -51,6 +53,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "outputs": pa.list_(pa.string()),
     "status": pa.string(),
     "finish_reason": pa.string(),
+    "finish_reasons": pa.list_(pa.string()),
     "error": pa.string(),
     "prompt_tokens": pa.int64(),
     "cached_tokens": pa.int64(),
@@ -68,6 +71,7 @@ def write_results(
     with_token_ids: bool,
     several: bool,
     logprobs: Collection[str] = (),
+    openai: OpenAILines | None = None,
 ) -> None:
     """OUT holds one row per input row, in input order: its own columns, then the answer's.
 
@@ -76,18 +80,25 @@ def write_results(
     OUT's ending. ``outputs`` is there where ``several`` says that some row has several, and of the
     `LOGPROB_COLUMNS` those that ``logprobs`` names. An input column of a result column's name is
     kept as ``input_<name>``. OUT appears whole or not at all.
+    As JSON lines, the answers to batch lines have the form that ``openai`` describes.
 
     Raises:
         OSError: the disk is full, or the storage of OUT does not take the file
         InputChanged: a job file has other rows than before
     """
+    is_parquet = output_format(out) == "parquet"
+    if openai is not None and not is_parquet:
+        with writing(out) as stream:
+            write_openai_answers(stream, _answered(source, answers, list(COLUMNS)), openai)
+        return
+    source = source.plain
     dropped = LOGPROB_COLUMNS.keys() - set(logprobs)
-    dropped |= set() if several else {"outputs", "outputs_logprobs"}
+    dropped |= set() if several else {"outputs", "outputs_logprobs", "finish_reasons"}
     if not with_token_ids:
         dropped.add("output_token_ids")
     added = pa.schema([(name, kind) for name, kind in COLUMNS.items() if name not in dropped])
     kept = kept_names(source.names, added.names)
-    write = write_parquet if output_format(out) == "parquet" else write_lines
+    write = write_parquet if is_parquet else write_lines
     with writing(out) as stream:
         write(stream, source, _answered(source, answers, added.names), kept, added)
 

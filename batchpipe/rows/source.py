@@ -5,8 +5,8 @@ No more than a batch is in memory, so that a job may have more text than the mac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -14,6 +14,7 @@ from batchpipe.errors import BatchpipeError, ConfigError
 from batchpipe.rows.batch import Piece, Rows, SourceFile, joined_rows
 from batchpipe.rows.location import find_files, state_of
 from batchpipe.rows.survey import Survey, pieces_of, survey
+from batchpipe.rows.view import View, viewed
 
 __all__ = ["InputChanged", "Rows", "Source", "SourceFile", "open_source", "read_rows"]
 
@@ -34,6 +35,7 @@ class Source:
     surveys: tuple[Survey, ...]  # [files]
     names: tuple[str, ...]  # columns of all files, in first-seen order
     schema: pa.Schema | None  # of all files together; None with any JSON lines
+    view: View | None = None  # how lines that are requests to an API become a job's rows
 
     def __len__(self) -> int:
         return sum(file.rows for file in self.files)
@@ -42,6 +44,16 @@ class Source:
     def readable(self) -> bool:
         """False where nothing is known to be in it: no rows, or lines of which none is a row."""
         return any(surveyed.readable for surveyed in self.surveys)
+
+    def through(self, view: View) -> Source:
+        """The same lines, read as the rows that the view makes of them."""
+        assert self.schema is None, "Parquet files hold rows, not lines"
+        return replace(self, names=view.columns, view=view)
+
+    @property
+    def plain(self) -> Source:
+        """The same lines as they are."""
+        return self if self.view is None else replace(self, names=_names(self.surveys), view=None)
 
     def batches(self) -> Iterator[Rows]:
         """All rows in order, at most 10,000 and about 64 MB at a time.
@@ -65,9 +77,10 @@ class Source:
         return self._joined(list(self._pieces()), 0)
 
     def _joined(self, pieces: list[Piece], first: int) -> Rows:
-        return joined_rows(
+        rows = joined_rows(
             pieces, names=self.names, files=self.files, first=first, schema=self.schema
         )
+        return rows if self.view is None else viewed(rows, self.view)
 
     def _pieces(self) -> Iterator[Piece]:
         for surveyed in self.surveys:
@@ -134,13 +147,16 @@ def open_source(spec: str, *, limit: int | None = None) -> Source:
         )
         first += found.rows
     schema = _common_schema(spec, surveys)
-    names = dict.fromkeys(name for found in surveys for name in found.names)
-    return Source(spec, tuple(files), tuple(surveys), tuple(names), schema)
+    return Source(spec, tuple(files), tuple(surveys), _names(surveys), schema)
 
 
 def read_rows(spec: str, *, limit: int | None = None) -> Rows:
     """All rows that `open_source` finds, in memory at once: for what is small."""
     return open_source(spec, limit=limit).read()
+
+
+def _names(surveys: Sequence[Survey]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for found in surveys for name in found.names))
 
 
 def _common_schema(spec: str, surveys: list[Survey]) -> pa.Schema | None:

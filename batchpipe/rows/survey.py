@@ -38,7 +38,7 @@ def survey(location: Location, limit: int | None) -> Survey:
     rows, readable = 0, False
     names: dict[str, None] = {}
     with reading(location) as stream:
-        for _, record, _ in read_lines(stream, location.name, limit=limit):
+        for _, _, record, _ in read_lines(stream, location.name, limit=limit):
             rows += 1
             if record is not None:
                 readable = True

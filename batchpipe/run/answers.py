@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,16 @@ def failed_results(faults: Mapping[int, str], *, but: Container[int] = ()) -> li
     return [Result.failed(row, why) for row, why in sorted(faults.items()) if row not in but]
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one prompt of a row was answered; all but rows of several prompts have one."""
+
+    place: int  # among all that run
+    samples: list[Answer]
+    prompt_tokens: int
+    cached_tokens: int
+
+
 class Answers:
     """Turns each row's answers into its result as soon as the last of them is there."""
 
@@ -38,6 +49,10 @@ class Answers:
         by_prompt = np.argsort(plan.first_prompt, kind="stable")
         starts = np.searchsorted(plan.first_prompt[by_prompt], np.arange(len(plan.prompts) + 1))
         self._rows_of = (by_prompt, starts)
+        # A row of several prompts: their places are [first, end) among all that run.
+        self._firsts = np.searchsorted(job.runnable, job.runnable, "left")
+        self._ends = np.searchsorted(job.runnable, job.runnable, "right")
+        self._parts: dict[int, list[_Part]] = {}  # first place of such a row -> its answers so far
 
     def results(self, answers: Iterable[Answer]) -> list[Result]:
         """Results of the rows that these answers complete."""
@@ -54,28 +69,45 @@ class Answers:
     def _fan_out(self, first: int, samples: list[Answer]) -> list[Result]:
         by_prompt, starts = self._rows_of
         places = by_prompt[starts[first] : starts[first + 1]].tolist()
-        return [
-            self._result(int(self._job.runnable[place]), samples, duplicate=bool(nth))
-            for nth, place in enumerate(places)
-        ]
+        results: list[Result] = []
+        for nth, place in enumerate(places):
+            tokens = len(self._plan.prompts[first])
+            cached = tokens if nth else samples[0].cached_tokens
+            parts = self._gathered(_Part(place, samples, tokens, cached))
+            if parts:
+                results.append(self._result(int(self._job.runnable[place]), parts))
+        return results
 
-    def _result(self, row: int, samples: list[Answer], *, duplicate: bool) -> Result:
-        first = samples[0]
-        prompt_tokens = len(self._plan.prompts[first.index])
-        faults = [answer.fault or NOT_NUMBERS for answer in samples if _is_fault(answer)]
+    def _gathered(self, part: _Part) -> list[_Part]:
+        """All parts of the row in order, once this is the last of them; else none."""
+        first, end = int(self._firsts[part.place]), int(self._ends[part.place])
+        if end - first == 1:
+            return [part]
+        parts = self._parts.setdefault(first, [])
+        parts.append(part)
+        if len(parts) < end - first:
+            return []
+        return sorted(self._parts.pop(first), key=lambda each: each.place)
+
+    def _result(self, row: int, parts: list[_Part]) -> Result:
+        answers = [answer for part in parts for answer in part.samples]
+        faults = [answer.fault or NOT_NUMBERS for answer in answers if _is_fault(answer)]
         if faults:
             return Result.failed(row, faults[0])
-        texts = tuple(self._text(answer) for answer in samples)
+        texts = tuple(self._text(answer) for answer in answers)
+        reasons = tuple(FINISH_REASONS[answer.ended_by] for answer in answers)
+        several = len(texts) > 1
         return Result(
             ordinal=row,
             output=texts[0],
-            outputs=texts if len(texts) > 1 else None,
-            finish_reason=FINISH_REASONS[first.ended_by],
-            prompt_tokens=prompt_tokens,
-            cached_tokens=prompt_tokens if duplicate else first.cached_tokens,
-            completion_tokens=sum(answer.tokens for answer in samples),
-            output_token_ids=first.token_ids or None,
-            **self._told(samples),
+            outputs=texts if several else None,
+            finish_reason=reasons[0],
+            finish_reasons=reasons if several else None,
+            prompt_tokens=sum(part.prompt_tokens for part in parts),
+            cached_tokens=sum(part.cached_tokens for part in parts),
+            completion_tokens=sum(answer.tokens for answer in answers),
+            output_token_ids=answers[0].token_ids or None,
+            **self._told(answers),
         )
 
     def _told(self, samples: list[Answer]) -> dict[str, Any]:

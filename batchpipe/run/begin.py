@@ -179,6 +179,7 @@ def _command(options: JobOptions, run_options: RunOptions) -> dict[str, Any]:
         options,
         input=_absolute(options.input),
         model=str(model.absolute()) if model.is_dir() else options.model,
+        model_called=options.model_called or options.model,
         template=template,
     )
     run = replace(

@@ -32,6 +32,8 @@ WITHOUT_EFFECT = (
     "base_url",
     "api_key_env",
     "concurrency",
+    "batch_lines",
+    "model_called",
 )
 
 

@@ -21,6 +21,7 @@ from batchpipe.rows.results import write_results
 from batchpipe.rows.template import Template
 from batchpipe.run.answering import TOO_MANY_ERRORS, Limits
 from batchpipe.run.answers import failed_results
+from batchpipe.run.batch_lines import check_form, openai_form, tell_bad_lines
 from batchpipe.run.begin import (
     OF_THE_INPUT,
     Begun,
@@ -84,11 +85,13 @@ def _run(options: JobOptions, run_options: RunOptions, retry: RetryOptions | Non
             print(f"{folder.name}: this run is complete, nothing to do", file=sys.stderr)
             return finished
     ready = make_ready(options, run_options)
+    check_form(ready.source, run_options)
     with hold(folder) as lock:
         begun = begin(ready, folder, lock, run_options, retry)
         journal = begun.journal
         if retry is not None and journal.summary is not None:  # there is nothing to repair
             return _again(Summary(**journal.summary), run_options)
+        tell_bad_lines(begun.job)
         journal.add(failed_results(begun.job.faults))
         journal.flush()
         before = Work.of(journal.manifest.facts)
@@ -109,6 +112,7 @@ def _run(options: JobOptions, run_options: RunOptions, retry: RetryOptions | Non
             with_token_ids=run_options.with_token_ids,
             several=journal.several,
             logprobs=_told_columns(ready, journal),
+            openai=openai_form(ready.source, options, journal.manifest),
         )
         expected = 0.0 if ready.target is None else before.run_seconds + executed.expected_seconds
         summary = _summary(ready, begun, executed, tally, run_options, expected)

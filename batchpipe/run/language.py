@@ -103,7 +103,16 @@ def load_language(options: JobOptions, config: Any) -> Language:
         context=context_of(text_config),
         eos_token_ids=frozenset([eos] if isinstance(eos, int) else eos or ()),
         defaults=_sampling_defaults(options.model, generation),
-    )
+    ).within(_asked_context(options, context_of(text_config)))
+
+
+def _asked_context(options: JobOptions, context: int) -> int | None:
+    asked = options.max_model_len
+    if asked is not None and not 1 < asked <= context:
+        raise ConfigError(
+            f"--max-model-len {asked} must be from 2 to the context of {options.model}, {context}"
+        )
+    return asked
 
 
 def _source(options: JobOptions) -> dict[str, Any]:

@@ -5,28 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import TemplateError
 
 from batchpipe.config import JobOptions
 from batchpipe.errors import ConfigError
 from batchpipe.planner.request import Prompts, Sampling
+from batchpipe.rows.batch_files.openai_job import one_prompt_each, seen_as_requests
 from batchpipe.rows.parameters import SamplingReader, check_sampling
-from batchpipe.rows.prompts import PromptReader, PromptTable
-from batchpipe.rows.request_ids import RequestIds
+from batchpipe.rows.request_ids import CUSTOM_ID, RequestIds
 from batchpipe.rows.source import Rows, Source, open_source
 from batchpipe.rows.template import Template
-from batchpipe.rows.token_ids import joined
 from batchpipe.run.fingerprint import InputDigest
 from batchpipe.run.fit import fit
-from batchpipe.run.language import TOKENIZED_AT_ONCE, Language
+from batchpipe.run.language import Language
+from batchpipe.run.row_prompts import RowPrompts
 from batchpipe.run.token_store import TokenStore
 
 DEFAULT_MAX_TOKENS = 256
-TEMPLATE_ERRORS = (TemplateError, ValueError, TypeError, LookupError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +34,7 @@ class Job:
     source: Source
     faults: dict[int, str]  # row -> why it cannot run
     skipped: frozenset[int]  # the faults that --on-too-long skip asked for
-    runnable: npt.NDArray[np.int64]  # rows to run, in input order
+    runnable: npt.NDArray[np.int64]  # rows to run, in input order; one of several prompts repeats
     request_ids: tuple[str, ...]  # [runnable]
     prompts: Prompts  # [runnable]
     samplings: tuple[Sampling, ...]  # [runnable]
@@ -72,6 +70,17 @@ def open_job(options: JobOptions) -> tuple[Source, Template | None]:
     """The input and the template, checked against each other before any model is looked at."""
     template = None if options.template is None else Template.from_option(options.template)
     source = open_source(options.input, limit=options.limit)
+    if template is None and options.prompt_column is None:
+        source = seen_as_requests(
+            source,
+            options.model_names,
+            has_max_tokens="max_tokens" in options.sampling,
+            required=options.batch_lines,
+        )
+    if source.view is not None and options.id_column is not None:
+        raise ConfigError(
+            f"--id-column {options.id_column}: OpenAI batch lines are named by custom_id; leave it"
+        )
     if template is not None and source.names:
         template.check_columns(source.names)
     return source, template
@@ -129,9 +138,9 @@ class _Piece:
     faults: dict[int, str]
     skipped: frozenset[int]
     places: npt.NDArray[np.int64]  # [prompts]
-    request_ids: list[str]  # [prompts]
     prompts: Prompts  # [prompts]
     samplings: tuple[Sampling, ...]  # [prompts]
+    request_ids: tuple[str, ...] = ()  # [prompts]
 
 
 class _Readers:
@@ -145,24 +154,30 @@ class _Readers:
         language: Language,
         left: Remaining,
     ) -> None:
-        self._prompts = PromptReader(source, template=template, prompt_column=options.prompt_column)
-        self._ids = RequestIds(source, options.id_column)
-        defaults = _default_sampling(options, language)
+        self._prompts = RowPrompts(source, template, options.prompt_column, language)
+        self._ids = RequestIds(source, CUSTOM_ID if source.view else options.id_column)
+        defaults = _default_sampling(options, language, of_an_api=source.view is not None)
         self._samplings = [SamplingReader(source, defaults, each) for each in left.overrides]
         self._options, self._language, self._left = options, language, left
+        self._by_line = source.view is not None  # a fault is told with its line
 
     def read(self, rows: Rows) -> _Piece:
-        """The rows of the batch that are wanted, each a prompt or a fault."""
+        """The rows of the batch that are wanted, each a prompt or several, or a fault."""
         span = slice(rows.first, rows.first + len(rows))
-        wanted = self._left.wanted[span]
-        table = self._prompts.read(rows, wanted)
-        request_ids = self._ids.read(rows)
-        samplings = self._sampled(rows, np.where(wanted, self._left.repair[span], -1))
-        faults = dict(table.faults)
+        ids = self._ids.read(rows)
+        single, places = one_prompt_each(rows)
+        piece = self._read(single, self._left.wanted[span][places], self._left.repair[span][places])
+        return _of_rows(piece, rows, places, ids, by_line=self._by_line)
+
+    def _read(
+        self, rows: Rows, wanted: npt.NDArray[np.bool_], repair: npt.NDArray[np.int32]
+    ) -> _Piece:
+        samplings = self._sampled(rows, np.where(wanted, repair, -1))
+        faults, tables = self._prompts.read(rows, wanted)
         for place, sampling in enumerate(samplings):
             if isinstance(sampling, str):
                 faults.setdefault(place, sampling)
-        asked, prompts = _tokenized(table, faults, self._language)
+        asked, prompts = self._prompts.tokenized(tables, faults)
         fitted = fit(
             prompts,
             [cast(Sampling, samplings[place]) for place in asked.tolist()],
@@ -176,7 +191,6 @@ class _Readers:
             faults=faults,
             skipped=frozenset(int(asked[place]) for place in fitted.skipped),
             places=places,
-            request_ids=[request_ids[place] for place in places.tolist()],
             prompts=fitted.prompts,
             samplings=fitted.samplings,
         )
@@ -191,10 +205,16 @@ class _Readers:
         return chosen
 
 
-def _default_sampling(options: JobOptions, language: Language) -> Sampling:
-    """How a row that says nothing is sampled: by the options, else by the model's own defaults."""
+def _default_sampling(options: JobOptions, language: Language, *, of_an_api: bool) -> Sampling:
+    """How a row that says nothing is sampled: by the options, else by the model's own defaults.
+
+    What neither says is greedy and short for a job's own rows. Requests to an API mean what they
+    mean there: a temperature of 1, and answers as long as the context allows.
+    """
     context = language.context
     limit = {"max_tokens": min(DEFAULT_MAX_TOKENS, max(1, context // 2))}
+    if of_an_api:
+        limit = {"max_tokens": max(1, context - 1), "temperature": 1}
     defaults = check_sampling(**{**limit, **language.defaults, **options.sampling})
     if defaults.max_tokens >= context and "max_tokens" in options.sampling:
         raise ConfigError(
@@ -205,43 +225,28 @@ def _default_sampling(options: JobOptions, language: Language) -> Sampling:
     return replace(defaults, max_tokens=min(defaults.max_tokens, max(1, context - 1)))
 
 
-def _tokenized(
-    table: PromptTable, faults: dict[int, str], language: Language
-) -> tuple[npt.NDArray[np.int64], Prompts]:
-    """Places without a fault and their token ids; what a template refuses is one fault more.
+def _of_rows(
+    piece: _Piece, rows: Rows, owners: npt.NDArray[np.int64], ids: list[str], *, by_line: bool
+) -> _Piece:
+    """The piece by the places of these rows, of which ``owners`` has that of every prompt's row.
 
-    Returns:
-        places, rising  # [prompts]
-        token ids  # [prompts]
+    A row of several prompts runs with all of them or not at all.
     """
-    asked = np.flatnonzero(np.isin(table.rows, list(faults), invert=True))
-    places = table.rows[asked]
-    if isinstance(table.prompts, Prompts):
-        return places, table.prompts.take(asked)
-    texts: list[Any] = [table.prompts[place] for place in asked.tolist()]
-    if table.kind == "messages":
-        places, texts = _rendered_chats(places, texts, faults, language)
-    parts: list[Prompts] = []
-    for start in range(0, len(texts), TOKENIZED_AT_ONCE):
-        some = texts[start : start + TOKENIZED_AT_ONCE]
-        # Packed a piece at a time: a list of Python numbers has nine times the bytes.
-        parts.append(Prompts.pack(language.tokenize(some, special_tokens=table.kind == "text")))
-    prompts = joined(parts)
-    empty = prompts.lengths == 0
-    faults.update(dict.fromkeys(places[empty].tolist(), "the prompt has no tokens"))
-    return places[~empty], prompts.take(np.flatnonzero(~empty))
-
-
-def _rendered_chats(
-    places: npt.NDArray[np.int64], chats: list[Any], faults: dict[int, str], language: Language
-) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """The places whose messages the chat template takes, and what it makes of them."""
-    taken: list[int] = []
-    texts: list[str] = []
-    for place, messages in zip(places.tolist(), chats, strict=True):
-        try:
-            texts.append(language.render_chat(messages))
-            taken.append(place)
-        except TEMPLATE_ERRORS as error:
-            faults[place] = f"the chat template of {language.name} refuses the messages: {error}"
-    return np.array(taken, dtype=np.int64), texts
+    faults: dict[int, str] = {}
+    for place, why in sorted(piece.faults.items()):
+        owner = int(owners[place])
+        faults.setdefault(owner, rows.named(owner, why) if by_line else why)
+    places = owners[piece.places]
+    kept = np.flatnonzero(np.isin(places, list(faults), invert=True))
+    nth = piece.places - np.searchsorted(owners, places)  # among the prompts of its row
+    return _Piece(
+        faults=faults,
+        skipped=frozenset(int(owners[place]) for place in piece.skipped),
+        places=places[kept],
+        prompts=piece.prompts.take(kept),
+        samplings=tuple(piece.samplings[place] for place in kept.tolist()),
+        request_ids=tuple(
+            f"{ids[place]}[{number}]" if number else ids[place]
+            for place, number in zip(places[kept].tolist(), nth[kept].tolist(), strict=True)
+        ),
+    )

@@ -97,7 +97,7 @@ def results_of(journal: Journal) -> list[Result]:
     found = []
     for table in journal.tables():
         for row in table.to_pylist():
-            for name in ("outputs", "output_token_ids"):
+            for name in ("outputs", "finish_reasons", "output_token_ids"):
                 row[name] = None if row[name] is None else tuple(row[name])
             found.append(Result(len(found), **row))
     return found
