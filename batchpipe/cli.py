@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 import batchpipe
+from batchpipe.batch_commands import convert, run_batch
 from batchpipe.config import (
     DTYPES,
     ENGINES,
@@ -125,6 +126,12 @@ JOB_OPTIONS = (
         "--machine",
         help="Plan by this machine's profile: a name such as h200, or a .json file "
         "[default: what `calibrate` measured here].",
+    ),
+    click.option(
+        "--served-model-name",
+        "served_model_names",
+        multiple=True,
+        help="What OpenAI batch lines call the model, if not by -m; may be repeated.",
     ),
     click.option("--price-per-hour", type=float, help="What an hour of the machine costs."),
     click.option("--revision", help="Revision of a hub model."),
@@ -286,9 +293,14 @@ def demo(out: str, limit: int | None, dtype: str, quantize: str | None, as_json:
     _print(run_demo(out, limit, dtype=dtype, quantize=quantize), as_json)
 
 
+commands.add_command(run_batch)
+commands.add_command(convert)
+
+
 def _job_options(given: dict[str, Any]) -> JobOptions:
     """The given options; those that are none of the job's own are about sampling."""
     own = {name: given.pop(name) for name in list(given) if name in JobOptions.__dataclass_fields__}
+    own["served_model_names"] = list(own["served_model_names"]) or None
     sampling = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in given.items()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from batchpipe.rows.batch import Rows
 from batchpipe.rows.json_text import to_json
-from batchpipe.rows.source import Source
 
 # A dict with more distinct keys is a map from ids to values: as a struct it would get a column for
 # every id.
@@ -18,7 +18,18 @@ _MOST_KEYS = 256
 _UNFIT = (pa.ArrowException, OverflowError, UnicodeEncodeError)
 
 
-def column_types(source: Source) -> dict[str, pa.DataType | None]:
+class Batched(Protocol):
+    """Rows that are read a batch at a time, and again whenever they are needed: a `Source`, say."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All columns."""
+
+    def batches(self) -> Iterator[Rows]:
+        """All rows in order."""
+
+
+def column_types(source: Batched) -> dict[str, pa.DataType | None]:
     """The one type that holds all values of each column; None: no type does, so JSON text.
 
     The answer is the same however the rows are cut into batches. The rows are read once, and again
