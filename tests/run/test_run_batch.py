@@ -156,7 +156,9 @@ BAD_LINES: list[tuple[str, Any]] = [
     ("token id 999999 is not below", completion("ids", [999999])),
     ("stream is True; a batch file has no streams", chat("stream", "hi", stream=True)),
     ("presence_penalty is 0.5", chat("penalty", "hi", presence_penalty=0.5)),
-    ("logprobs is 0; answers have no logprobs", completion("logprobs", "hi", logprobs=0)),
+    ("top_logprobs is 2 without logprobs", chat("top", "hi", top_logprobs=2)),
+    ("logprobs is 99; it must be", completion("logprobs", "hi", logprobs=99)),
+    ("prompt_logprobs has no place", completion("scored", "hi", prompt_logprobs=1)),
     ("tools is [{", chat("tools", "hi", tools=[{"type": "function"}])),
     ("wisdom is 3; batchpipe has no such field", chat("field", "hi", wisdom=3)),
     ("temperature is 'hot'", chat("hot", "hi", temperature="hot")),
@@ -327,6 +329,34 @@ def test_vllm_reads_every_line_of_a_batch_of_chats(tmp_path: Path, model: Path) 
     text = (tmp_path / "out.jsonl").read_text()
     command = [str(PYTHON), "-c", VLLM_READER]
     subprocess.run(command, input=text, text=True, check=True, capture_output=True)
+
+
+def test_logprobs_have_the_form_of_their_endpoint(tmp_path: Path, model: Path) -> None:
+    lines = [
+        chat("a", "Please", **LIMIT, logprobs=True, top_logprobs=3),
+        chat("b", "Please", **LIMIT, logprobs=True),
+        completion("c", "Please", **LIMIT, logprobs=2),
+        completion("d", ["Please", "tell"], n=2, max_tokens=3, logprobs=0),
+        chat("e", "Please", **LIMIT),
+    ]
+    found = [parsed(each) for each in answers(write_lines(tmp_path / "in.jsonl", lines), model)]
+    first, second, third, fourth, fifth = [body.choices for body in found if body is not None]
+    content = first[0].logprobs.content
+    assert "".join(token.token for token in content).startswith(first[0].message.content)
+    assert all(len(token.top_logprobs) == 3 for token in content)
+    assert content[0].logprob == content[0].top_logprobs[0].logprob  # greedy draws the likeliest
+    whole = [token for token in content if "\ufffd" not in token.token]
+    assert all(bytes(token.bytes).decode() == token.token for token in whole)
+    assert all(token.bytes is None for token in content if token not in whole)
+    assert [token.logprob for token in second[0].logprobs.content] == [
+        token.logprob for token in content
+    ]
+    assert second[0].logprobs.content[0].top_logprobs == []
+    logprobs = third[0].logprobs
+    assert logprobs.tokens[0] in logprobs.top_logprobs[0]
+    assert logprobs.text_offset[1] == len(logprobs.tokens[0])
+    assert [len(choice.logprobs.tokens) for choice in fourth] == [3] * 4
+    assert fifth[0].logprobs is None
 
 
 def test_the_shipped_model_labels_tickets_as_a_batch(tmp_path: Path) -> None:

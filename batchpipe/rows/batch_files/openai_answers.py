@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from batchpipe.rows.batch import Record, Rows
 from batchpipe.rows.batch_files.openai_lines import COMPLETIONS
+from batchpipe.rows.batch_files.openai_logprobs import chat_logprobs, text_logprobs
 from batchpipe.rows.json_text import to_json
 
 BAD_REQUEST, SERVER_ERROR = 400, 500
@@ -74,9 +75,10 @@ def _body(url: str, answer: Mapping[str, Any], form: OpenAILines, name: str) -> 
     is_text = url == COMPLETIONS
     texts = answer["outputs"] or [answer["output"]]
     ends = answer["finish_reasons"] or [answer["finish_reason"]]
+    scores = answer["outputs_logprobs"] or [answer["logprobs"]] * len(texts)
     choices = [
-        _choice(index, text, finish_reason, is_text=is_text)
-        for index, (text, finish_reason) in enumerate(zip(texts, ends, strict=True))
+        _choice(index, *each, is_text=is_text)
+        for index, each in enumerate(zip(texts, ends, scores, strict=True))
     ]
     return {
         "id": f"{'cmpl' if is_text else 'chatcmpl'}-{name}",
@@ -93,10 +95,15 @@ def _body(url: str, answer: Mapping[str, Any], form: OpenAILines, name: str) -> 
     }
 
 
-def _choice(index: int, text: str, finish_reason: str, *, is_text: bool) -> Record:
+def _choice(
+    index: int, text: str, finish_reason: str, scores: list[Any] | None, *, is_text: bool
+) -> Record:
     said: Record = (
         {"text": text}
         if is_text
         else {"message": {"role": "assistant", "content": text, "refusal": None}}
     )
-    return {"index": index, **said, "logprobs": None, "finish_reason": finish_reason}
+    logprobs: Record | None = None
+    if scores is not None:
+        logprobs = text_logprobs(scores) if is_text else chat_logprobs(scores)
+    return {"index": index, **said, "logprobs": logprobs, "finish_reason": finish_reason}

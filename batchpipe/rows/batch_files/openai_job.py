@@ -52,14 +52,18 @@ class Asked:
 
 
 def _logprobs(body: Mapping[str, Any]) -> Record:
-    """What the row's columns say of the scores that it asks for."""
-    for name in ("logprobs", "top_logprobs", "prompt_logprobs"):
-        if name in body:
-            raise BadRequest(f"{name} is {shown(body[name])}; answers have no logprobs: leave it")
-    return {}
+    """How many likeliest tokens are told beside each: a number itself, or a chat's two fields."""
+    told, likeliest = body.get("logprobs"), body.get("top_logprobs")
+    if "prompt_logprobs" in body:
+        raise BadRequest("prompt_logprobs has no place in a batch's answers: leave it out")
+    if told is True:
+        return {"logprobs": likeliest or 0}
+    if likeliest is not None:
+        raise BadRequest(f"top_logprobs is {shown(likeliest)} without logprobs true beside it")
+    return {} if told is None else {"logprobs": told}
 
 
-SCORES = Asked(("logprobs", "top_logprobs", "prompt_logprobs"), (), _logprobs)
+SCORES = Asked(("logprobs", "top_logprobs", "prompt_logprobs"), ("logprobs",), _logprobs)
 
 
 def _response_format(body: Mapping[str, Any]) -> Record:
