@@ -236,6 +236,17 @@ def status(run_dir: str, as_json: bool) -> None:
 
 
 @commands.command()
+@click.argument("run_dir")
+@click.option("-o", "--out", help="The page [default: RUN_DIR/report.html].")
+@click.option("--json", "as_json", is_flag=True, help="One JSON report on stdout.")
+def report(run_dir: str, out: str | None, as_json: bool) -> None:
+    """Write one HTML page about a run, finished or not, that opens in any browser, offline."""
+    from batchpipe.run.report.command import report as write_report
+
+    _print(write_report(run_dir, out), as_json)
+
+
+@commands.command()
 @click.argument("input")
 @_with(JOB_OPTIONS)
 @click.option("--simulate", is_flag=True, help="Play the whole job and tell how it went.")

@@ -10,6 +10,7 @@ import numpy as np
 from batchpipe.planner.job_cost import JobCost, Seconds
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.tree.prefix_tree import PrefixTree
+from batchpipe.planner.tree.widest import saved_tokens, widest_nodes
 
 WIDEST_NODES = 12  # that many nodes are shown, with everything above them
 LEAST_SHARE = 1e-3  # of all savings: a node that saves less is not shown for itself
@@ -25,26 +26,20 @@ def explain_tree(plan: Plan, excerpt: Excerpt) -> str:
     A node saves its tokens times the prompts below it, but one: ``(end - start) * (below - 1)``.
     """
     tree = plan.tree
-    tokens = (tree.end - tree.start).astype(np.int64)
-    below = (tree.last - tree.first).astype(np.int64)
-    saved = tokens * (below - 1)
-    depth = tree.depth()
-    widest = np.argsort(-saved, kind="stable")[:WIDEST_NODES]
-    widest = widest[saved[widest] >= LEAST_SHARE * saved.sum()]
-    shown = sorted({above for node in widest.tolist() for above in tree.branch(node)})
+    saved = saved_tokens(tree)
+    shown = widest_nodes(tree, WIDEST_NODES, least_share=LEAST_SHARE)
+    depths: list[int] = []
     lines = [f"{len(plan.prompts):,} prompts"]
-    for node in shown:
-        text = excerpt(
-            int(tree.order[tree.first[node]]), int(tree.start[node]), int(tree.end[node])
-        )
-        indent = "   " * int(depth[node])
+    for each in shown:
+        depths.append(depths[each.above] + 1 if each.above >= 0 else 0)
+        text = excerpt(int(tree.order[each.first]), each.start, each.end)
         lines.append(
-            f"{indent}└─ {tokens[node]:,} tokens x {below[node]:,} prompts, "
-            f"saves {saved[node]:,}: {text}"
+            f"{'   ' * depths[-1]}└─ {each.end - each.start:,} tokens x "
+            f"{each.last - each.first:,} prompts, saves {each.saved_tokens:,}: {text}"
         )
-    hidden = len(tokens) - len(shown)
+    hidden = len(saved) - len(shown)
     if hidden:
-        rest = int(saved.sum() - saved[shown].sum())
+        rest = int(saved.sum()) - sum(each.saved_tokens for each in shown)
         lines.append(f"and {hidden:,} smaller nodes, which save {rest:,}")
     return "\n".join(lines)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from batchpipe.engine.logprobs import Logprobs
 
@@ -24,6 +24,7 @@ class Answer:
     fault: str | None = None  # the sentence, where a fault ended it
     logprobs: Logprobs | None = None  # of its tokens, where they are asked for
     prompt_logprobs: Logprobs | None = None  # of the prompt's, from the first that is asked for
+    seconds: float | None = field(default=None, compare=False)  # from its admission, where known
 
     @classmethod
     def failed(cls, index: int, sentence: str) -> Answer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from array import array
 from collections.abc import Iterator
 from itertools import groupby
 
@@ -23,6 +25,7 @@ from batchpipe.planner.schedule.counts import Counts
 from batchpipe.planner.schedule.pace import Pace
 from batchpipe.planner.schedule.segment import Chunk, Sequence
 from batchpipe.planner.schedule.speculation import Speculation
+from batchpipe.planner.schedule.step import Step
 from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
 
@@ -69,6 +72,7 @@ class Engine:
         self._seed = seed
         self._tokenizer = tokenizer
         self._stop_strings: dict[tuple[str, ...], StopStrings] = {}
+        self._began = array("d")  # when each step did, by the performance counter
         self._keys: dict[int, int] = {}  # random streams of the running prompts
         self._measuring = Measuring.of(plan)
         self._greedy = all(s.temperature == 0 and s.repetition_penalty == 1 for s in plan.samplings)
@@ -97,7 +101,7 @@ class Engine:
             OutOfMemory: there is no room for a single token
             DeviceLost: the device fails for good
         """
-        while (step := self.batcher.next_step()) is not None:
+        while (step := self._next_step()) is not None:
             drawn = self._pieces.run(step.all_chunks(), self._next_tokens)
             self.batcher.computed(step)
             answers: list[Answer] = []
@@ -109,6 +113,10 @@ class Engine:
                     answers.append(answer)
             answers += [self._finish(sequence, "length") for sequence in step.silent]
             yield answers
+
+    def _next_step(self) -> Step | None:
+        self._began.append(time.perf_counter())
+        return self.batcher.next_step()
 
     def _next_tokens(self, chunks: list[Chunk]) -> list[Drawn]:
         """The chunks' KV is stored, and every sequence that they complete has drawn a token.
@@ -193,6 +201,7 @@ class Engine:
             max(0, sequence.cached_tokens),
             logprobs=found[0],
             prompt_logprobs=found[1],
+            seconds=time.perf_counter() - self._began[sequence.admitted],
         )
 
     def _stops(self, stops: tuple[str, ...]) -> StopStrings:

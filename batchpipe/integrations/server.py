@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Generator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
@@ -139,8 +140,10 @@ class ServerEngine:
 
     async def _answer(self, index: int) -> Answer:
         """What the server says to the prompt, or why it refuses it."""
+        started = time.perf_counter()
         try:
-            return self._read(index, await self._server.complete(self._request(index)))
+            answer = self._read(index, await self._server.complete(self._request(index)))
+            return replace(answer, seconds=time.perf_counter() - started)
         except Refused as why:
             return Answer.failed(index, str(why))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ def current_results(
     folder: Folder,
     parts: Iterable[Part],
     winner: npt.NDArray[np.int32],  # the part whose result counts  # [rows]
+    columns: Sequence[str] | None = None,  # with `ordinal`; None: all
 ) -> Iterator[pa.Table]:
     """Every row's result once, in any order.
 
@@ -31,6 +32,6 @@ def current_results(
             raise StoppedEarly(
                 f"{folder.name}: {error.name} {error}; the same command computes its rows again"
             ) from error
-        for table in batches(content):
+        for table in batches(content, columns):
             counts = winner[table["ordinal"].to_numpy()] == part.number
             yield table if counts.all() else table.filter(pa.array(counts))

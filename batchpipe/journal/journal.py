@@ -32,7 +32,7 @@ from batchpipe.journal.part_file import (
     packed_table,
     table_of,
 )
-from batchpipe.journal.recovery import recover, sentences, sweep
+from batchpipe.journal.recovery import forget, recover, sentences, sweep
 from batchpipe.journal.row_states import Ordinals, RowStates
 from batchpipe.journal.summary_file import packed_summary, summary_of
 from batchpipe.rows.results import COLUMNS, Result
@@ -84,7 +84,7 @@ class Journal:
         journal = cls(folder, manifest, lock, RowStates(manifest.rows or 0))
         journal._commit("creation")
         sweep(folder, manifest)
-        folder.remove("plan.parquet")  # each session writes it anew
+        forget(folder)
         return journal
 
     @classmethod
@@ -209,6 +209,20 @@ class Journal:
         for table in in_input_order(current, self.rows):
             # Parquet gives other names to the items of lists.
             yield table.select(RESULT_SCHEMA.names).cast(RESULT_SCHEMA)
+
+    def keep(self, name: str, content: bytes) -> None:
+        """A file beside the results that none of them needs: the manifest does not name it.
+
+        Raises:
+            OSError: it cannot be written
+        """
+        self._lock.check()
+        self.folder.put(name, content)
+
+    @property
+    def session(self) -> tuple[int, str]:
+        """Which of the run's sessions this is, from 1, and when it started."""
+        return len(self._earlier_sessions) + 1, self._session.started
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The run is complete, and this is its summary."""

@@ -101,6 +101,18 @@ def sweep(folder: Folder, manifest: Manifest) -> None:
         folder.remove(name)
 
 
+def forget(folder: Folder) -> None:
+    """What sessions of another run kept beside its results is not there."""
+    names = [name for name in folder.names("sessions") if _OURS.fullmatch(name)]
+    for name in (
+        "plan.parquet",
+        "rows.parquet",
+        "report.html",
+        *(f"sessions/{name}" for name in names),
+    ):
+        folder.remove(name)
+
+
 def _strays(folder: Folder, manifest: Manifest) -> list[str]:
     named = manifest.files()
     at_the_top = folder.names()
@@ -110,5 +122,8 @@ def _strays(folder: Folder, manifest: Manifest) -> list[str]:
     for under in ("parts", "repairs"):
         if f"{under}/" in at_the_top:
             strays += [f"{under}/{name}" for name in folder.names(under) if _OURS.fullmatch(name)]
+    if "sessions/" in at_the_top:
+        kept = folder.names("sessions")
+        strays += [f"sessions/{name}" for name in kept if _TEMPORARY.fullmatch(name)]
     assert MANIFEST not in strays
     return [name for name in strays if name not in named]

@@ -61,8 +61,27 @@ class Status:
         return "\n".join(f"{name:<{INDENT}}{text}".rstrip() for name, text in _lines(self))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """A run as its files were at one moment."""
+
+    manifest: Manifest
+    recovered: Recovered
+    errors: ErrorKinds
+
+
 def describe(folder: Folder) -> Status:
     """The run in this folder as it is on disk.
+
+    Raises:
+        ConfigError: there is none, or its manifest is damaged
+        OSError: its files cannot be read
+    """
+    return status_of(folder, look_at(folder))
+
+
+def look_at(folder: Folder) -> Look:
+    """The run in this folder, read while perhaps somebody writes it.
 
     Raises:
         ConfigError: there is none, or its manifest is damaged
@@ -75,7 +94,7 @@ def describe(folder: Folder) -> Status:
         damaged = recovered.parts.keys() | recovered.repairs.keys()
         if not damaged or damaged <= _read(folder).files():
             break  # what is wrong is no trace of a writer who went on meanwhile
-    return _status(folder, manifest, recovered, errors)
+    return Look(manifest, recovered, errors)
 
 
 def _read(folder: Folder) -> Manifest:
@@ -85,8 +104,9 @@ def _read(folder: Folder) -> Manifest:
     return manifest
 
 
-def _status(folder: Folder, manifest: Manifest, recovered: Recovered, errors: ErrorKinds) -> Status:
-    states = recovered.states
+def status_of(folder: Folder, look: Look) -> Status:
+    """How far the run was that was looked at, and who writes it now."""
+    manifest, recovered, states = look.manifest, look.recovered, look.recovered.states
     who = holder(folder)
     rate = _rows_per_second(manifest)
     left = (manifest.rows or 0) - states.finished
@@ -106,7 +126,7 @@ def _status(folder: Folder, manifest: Manifest, recovered: Recovered, errors: Er
         size_bytes=sum(part.size_bytes for part in manifest.parts),
         statuses=states.statuses.counts(states.status[answered]),
         finish_reasons=states.finish_reasons.counts(states.finish_reason[answered]),
-        errors=errors.counted(states.winner),
+        errors=look.errors.counted(states.winner),
         repairs=_repairs(manifest, states),
         damaged=recovered.parts | recovered.repairs,
     )

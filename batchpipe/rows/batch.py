@@ -88,6 +88,12 @@ class Rows:
             present = record or {}
             yield {name: present[name] for name in names if name in present}
 
+    def record(self, place: int) -> dict[str, object]:
+        """One row as a dict; a key that a JSON line lacks is absent."""
+        if self.table is None:
+            return dict(self.records[place] or {})
+        return next(row_batches(self.table.slice(place, 1), self.table.column_names))
+
     @cached_property
     def hashes(self) -> Sequence[str]:
         """The content hash of every row, 16 hex characters."""

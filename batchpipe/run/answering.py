@@ -12,6 +12,7 @@ from batchpipe.rows.results import Result
 from batchpipe.run.answers import Answers
 from batchpipe.run.engines import Engine
 from batchpipe.run.progress import Progress
+from batchpipe.run.session.recorder import Recorder
 from batchpipe.run.stop import StopSignals
 from batchpipe.run.work import Work
 
@@ -42,21 +43,24 @@ class Answering:
         journal: Journal,
         limits: Limits,
         work: Work,
+        recorder: Recorder,
     ) -> None:
         self.uncached_tokens = 0
         self._before, self._started = work, time.perf_counter()
         self.lengths = plan.new_lengths()
         self._engine, self._answers = engine, answers
-        self._journal, self._limits = journal, limits
+        self._journal, self._limits, self._recorder = journal, limits, recorder
         self._progress = Progress(journal.rows, journal.counts.finished)
         self._prompt_tokens = 0
 
     def run(self) -> str | None:
         """Returns what asked to stop. What is finished is on disk, also after an exception."""
+        is_done = False
         with StopSignals() as stop, closing(self._engine.steps()) as steps:
             try:
                 for finished in steps:
                     for answer in finished:
+                        self._recorder.answered(answer)
                         if answer.ended_itself:
                             self.lengths.add(answer.index, answer.tokens)
                     results = self._answers.results(finished)
@@ -69,9 +73,11 @@ class Answering:
                         return TOO_MANY_ERRORS
                     if self._is_spent():
                         return BUDGET
+                is_done = True
             finally:
                 self._progress.close()
                 self._journal.flush()
+                self._recorder.write(is_done=is_done)
         return None
 
     def work(self) -> Work:
@@ -100,7 +106,9 @@ class Answering:
         return ends_at is not None and time.monotonic() >= ends_at
 
     def _tell(self) -> None:
-        counts = self._engine.spent().counts
+        spent = self._engine.spent()
+        counts = spent.counts
+        self._recorder.step(spent)
         self._progress.update(
             self._journal.counts.finished,
             self._prompt_tokens + counts.completion_tokens,

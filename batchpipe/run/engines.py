@@ -38,6 +38,7 @@ class Spent:
     counts: Counts = field(default_factory=Counts)
     memory_shortages: int = 0  # steps that were out of memory and ran in pieces
     most_tokens: int | None = None  # of a forward pass since the last of them
+    kv_tokens: int = 0  # that its KV memory holds now
 
 
 class Engine(Protocol):

@@ -14,6 +14,7 @@ from batchpipe.run.collection import collection_paused
 from batchpipe.run.engines import Spent
 from batchpipe.run.history import save_history
 from batchpipe.run.plan_job import plan_facts
+from batchpipe.run.session.recorder import Recorder
 from batchpipe.run.work import Work
 
 
@@ -47,9 +48,11 @@ def execute(ready: Ready, begun: Begun, *, limits: Limits, work: Work) -> Execut
     journal.add(failed_results(job.faults, but=begun.job.faults))
     _announce(opened.expected_seconds, limits)
     work += Work(load_seconds=time.perf_counter() - started)
-    journal.folder.put("plan.parquet", packed_plan(plan, plan_facts(plan, options, opened.facts)))
+    facts = plan_facts(plan, options, opened.facts)
+    journal.keep("plan.parquet", packed_plan(plan, facts))
+    recorder = Recorder.of(journal, opened, ready.language, facts)
     answers = Answers(job, plan, ready.language)
-    answering = Answering(opened.engine, plan, answers, journal, limits, work)
+    answering = Answering(opened.engine, plan, answers, journal, limits, work, recorder)
     stopped_by = answering.run()
     learnt = {key: answering.lengths.finished(nth) for nth, key in enumerate(plan.group_keys)}
     save_history(options.model, options.template, learnt)

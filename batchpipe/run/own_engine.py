@@ -126,7 +126,13 @@ class _Replanned:
     def spent(self) -> Spent:
         """Tokens and steps so far."""
         engine = self._engine
-        return Spent(engine.counts, engine.memory_shortages, engine.most_tokens)
+        ledger = engine.batcher.ledger
+        return Spent(
+            engine.counts,
+            engine.memory_shortages,
+            engine.most_tokens,
+            (ledger.total - ledger.free) * BLOCK_TOKENS,
+        )
 
 
 def _loaded(options: JobOptions, config: Any, device: torch.device, cost: StepCost) -> Any:

@@ -23,6 +23,7 @@ from batchpipe.rows.atomic import written_whole
 from batchpipe.rows.location import local_path
 from batchpipe.rows.output_path import check_output
 from batchpipe.run.advise import advise
+from batchpipe.run.excerpt import excerpt
 from batchpipe.run.expected_time import expected_time, is_measured, profile_error
 from batchpipe.run.forecast_text import JobTimes, PlayedOrder, Preview
 from batchpipe.run.history import load_history
@@ -38,8 +39,6 @@ from batchpipe.run.plan_job import (
 )
 from batchpipe.run.prepare import Job, open_job, prepare
 from batchpipe.run.trace_job import bare_language, prepare_trace, reads_as_trace
-
-EXCERPT_CHARACTERS = 48
 
 
 def preview(options: JobOptions, asked: PlanOptions) -> Preview:
@@ -103,7 +102,7 @@ def preview(options: JobOptions, asked: PlanOptions) -> Preview:
         compared=played if asked.compare else (),
         advice=advise(options, job, plan, language, setting, thorough=whole),
         plan_file=asked.out,
-        tree=explain_tree(plan, lambda *place: _excerpt(job, plan, language, *place)),
+        tree=explain_tree(plan, lambda *place: excerpt(job, plan, language, *place)),
     )
 
 
@@ -150,16 +149,6 @@ def _played(plan: Plan, setting: Setting, orders: Sequence[str]) -> tuple[Played
     best = fastest(simulations)
     chosen = {name: best if name == "planned" else name for name in orders}
     return tuple(PlayedOrder(name, policy, simulations[policy]) for name, policy in chosen.items())
-
-
-def _excerpt(job: Job, plan: Plan, language: Language, prompt: int, start: int, end: int) -> str:
-    """How the node's text begins, on one line; of a trace, whose tokens they are."""
-    if language.tokenizer is None:
-        name = job.request_ids[plan.first_row[prompt]]
-        return f"tokens {start:,}:{end:,} of request {name}"
-    text = language.tokenizer.decode(plan.prompts[prompt][start : min(end, start + 32)].tolist())
-    line = " ".join(text.split())
-    return line if len(line) <= EXCERPT_CHARACTERS else line[: EXCERPT_CHARACTERS - 1] + "…"
 
 
 def _check_plan_file(out: str, source: str) -> None:

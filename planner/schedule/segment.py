@@ -93,6 +93,7 @@ class Sequence:
     """A prompt while it runs."""
 
     __slots__ = (
+        "admitted",
         "cached_tokens",
         "end_blocks",
         "index",
@@ -118,6 +119,7 @@ class Sequence:
         self.path_blocks = path_blocks  # node and blocks of each
         self.tail = tail
         self.left = left  # admitted from the front of the order
+        self.admitted = -1  # in which step, the first time; -1 before
         self.joined = -1  # the step from which on it decodes, -1 while it does not
         self.end_blocks = 0  # of its tail, at the end that was expected on admission
         self.prompt_tokens = prompt_tokens

@@ -175,6 +175,8 @@ class TokenBatcher:
 
     def _admit(self, sequence: Sequence) -> None:
         self.waiting.take(sequence)
+        if sequence.admitted < 0:
+            sequence.admitted = self.counts.steps
         sequence.path = self.tree.enter(sequence.index, sequence.path_blocks)
         sequence.tail.parent = sequence.path[-1] if sequence.path else None
         sequence.tail.users = 1
