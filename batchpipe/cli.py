@@ -252,6 +252,11 @@ def report(run_dir: str, out: str | None, as_json: bool) -> None:
 @click.option("--simulate", is_flag=True, help="Play the whole job and tell how it went.")
 @click.option("--compare", is_flag=True, help="Play it in every order, side by side.")
 @click.option("-o", "--out", help="Also write the plan here (.parquet).")
+@click.option(
+    "--against",
+    metavar="RUN_DIR",
+    help="Tell which answers of this run stay valid, and plan only the other rows.",
+)
 @click.option("--step-tokens", type=click.IntRange(min=1), help="Most tokens in one forward pass.")
 @_with(SAMPLING_OPTIONS)
 def plan(as_json: bool, **given: Any) -> None:

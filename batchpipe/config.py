@@ -104,6 +104,7 @@ class PlanOptions:
     compare: bool = False
     out: str | None = None
     step_tokens: int | None = None
+    against: str | None = None  # a run directory: plan only what its answers do not serve
 
 
 def parse_bytes(text: str) -> int:

@@ -88,16 +88,21 @@ def look_at(folder: Folder) -> Look:
         OSError: its files cannot be read
     """
     for _ in range(LOOKS):
-        manifest = _read(folder)
+        manifest = read_run(folder)
         errors = ErrorKinds()
         recovered = recover(folder, manifest, errors.see, (*STATE_COLUMNS, "error"))
         damaged = recovered.parts.keys() | recovered.repairs.keys()
-        if not damaged or damaged <= _read(folder).files():
+        if not damaged or damaged <= read_run(folder).files():
             break  # what is wrong is no trace of a writer who went on meanwhile
     return Look(manifest, recovered, errors)
 
 
-def _read(folder: Folder) -> Manifest:
+def read_run(folder: Folder) -> Manifest:
+    """What the folder is a run of.
+
+    Raises:
+        ConfigError: of nothing, or its manifest is damaged
+    """
     manifest = read_manifest(folder)
     if manifest is None:
         raise ConfigError(f"{folder.name} holds no run: give the run directory, OUT.run")

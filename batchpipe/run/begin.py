@@ -19,6 +19,7 @@ from batchpipe.planner.plan import Plan
 from batchpipe.rows.location import find_files, local_path, state_of
 from batchpipe.rows.source import Source
 from batchpipe.rows.template import Template
+from batchpipe.run.against.asked_rows import ROWS, Asking, packed_rows
 from batchpipe.run.engines import Backend, computing, connect
 from batchpipe.run.fingerprint import (
     InputDigest,
@@ -127,13 +128,14 @@ def known_run(folder: Folder, run_options: RunOptions) -> Manifest | None:
 
 def _begin_anew(ready: Ready, folder: Folder, lock: Lock, run_options: RunOptions) -> Begun:
     options = ready.options
-    digest = InputDigest()
+    digest, asking = InputDigest(), Asking()
     job = prepare(
         options,
         ready.source,
         ready.template,
         ready.language,
         digest=digest,
+        asking=asking,
         spill_folder=local_path(folder.name),
     )
     job, plan = _planned(job, ready)
@@ -149,7 +151,9 @@ def _begin_anew(ready: Ready, folder: Folder, lock: Lock, run_options: RunOption
             "shareable_prompt_tokens": plan.shareable_prompt_tokens,
         },
     )
-    return Begun(job, plan, Journal.create(folder, manifest, lock))
+    journal = Journal.create(folder, manifest, lock)
+    journal.keep(ROWS, packed_rows(asking.asked(), manifest.fingerprint))
+    return Begun(job, plan, journal)
 
 
 def _planned(job: Job, ready: Ready) -> tuple[Job, Plan]:

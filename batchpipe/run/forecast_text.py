@@ -9,6 +9,7 @@ from typing import Any
 from batchpipe.planner.advice import Advice
 from batchpipe.planner.explain import DensityBin, explain_density
 from batchpipe.planner.schedule.simulate import Simulation
+from batchpipe.run.against.change import Change
 from batchpipe.run.expected_time import ExpectedTime
 from batchpipe.run.layout import INDENT, columns, figure, money_text, table, time_text, wrapped
 
@@ -79,6 +80,7 @@ class Preview:
     compared: Sequence[PlayedOrder]
     advice: Sequence[Advice]
     plan_file: str | None
+    change: Change | None  # since a run, whose answers serve all other rows
     tree: str
 
     @property
@@ -105,11 +107,13 @@ class Preview:
         told["advice"] = [asdict(each) for each in self.advice]
         if self.simulation is not None:
             told["simulation"] = PlayedOrder("", self.policy, self.simulation).as_json()
+        told["change"] = None if self.change is None else self.change.as_json()
         told["compared"] = {each.order: each.as_json() for each in self.compared}
         return {name: value for name, value in told.items() if name not in DRAWN}
 
     def __str__(self) -> str:
-        parts = [self._contents(), self.tree]
+        parts = [] if self.change is None else [str(self.change)]
+        parts += [self._contents(), self.tree]
         if self.runnable:
             parts += [self._time(), explain_density(self.density_bins)]
         if self.simulation is not None:

@@ -18,6 +18,7 @@ from batchpipe.rows.parameters import SamplingReader, check_sampling
 from batchpipe.rows.request_ids import CUSTOM_ID, RequestIds
 from batchpipe.rows.source import Rows, Source, open_source
 from batchpipe.rows.template import Template
+from batchpipe.run.against.asked_rows import Asking
 from batchpipe.run.fingerprint import InputDigest
 from batchpipe.run.fit import fit
 from batchpipe.run.language import Language
@@ -41,10 +42,14 @@ class Job:
 
     def without(self, faults: dict[int, str]) -> Job:
         """The same job with more faults."""
-        keep = np.flatnonzero(np.isin(self.runnable, list(faults), invert=True))
+        keep = np.isin(self.runnable, list(faults), invert=True)
+        return replace(self.among(keep), faults={**self.faults, **faults})
+
+    def among(self, wanted: npt.NDArray[np.bool_]) -> Job:  # [runnable]
+        """The same job with only these of its runnable rows."""
+        keep = np.flatnonzero(wanted)
         return replace(
             self,
-            faults={**self.faults, **faults},
             runnable=self.runnable[keep],
             request_ids=tuple(self.request_ids[place] for place in keep.tolist()),
             prompts=self.prompts.take(keep),
@@ -94,12 +99,13 @@ def prepare(
     *,
     remaining: Remaining | None = None,
     digest: InputDigest | None = None,
+    asking: Asking | None = None,
     spill_folder: str | None = None,
 ) -> Job:
     """Every remaining row tokenized, with its sampling parameters, or set aside with the reason.
 
-    ``digest``, where it is given, has then seen all rows. Token ids beyond what memory should hold
-    lie in ``spill_folder``.
+    ``digest`` and ``asking``, where they are given, have then seen all rows. Token ids beyond what
+    memory should hold lie in ``spill_folder``.
     """
     left = remaining or Remaining.everything(len(source))
     readers = _Readers(options, source, template, language, left)
@@ -113,6 +119,8 @@ def prepare(
             if digest is not None:
                 digest.update(rows)
             piece = readers.read(rows)
+            if asking is not None:
+                asking.add(rows, piece.every_id, piece.places, piece.prompts, piece.samplings)
             faults.update((rows.first + place, why) for place, why in piece.faults.items())
             skipped.update(rows.first + place for place in piece.skipped)
             runnable.append(rows.first + piece.places)
@@ -141,6 +149,7 @@ class _Piece:
     prompts: Prompts  # [prompts]
     samplings: tuple[Sampling, ...]  # [prompts]
     request_ids: tuple[str, ...] = ()  # [prompts]
+    every_id: tuple[str, ...] = ()  # [rows]
 
 
 class _Readers:
@@ -249,4 +258,5 @@ def _of_rows(
             f"{ids[place]}[{number}]" if number else ids[place]
             for place, number in zip(places[kept].tolist(), nth[kept].tolist(), strict=True)
         ),
+        every_id=tuple(ids),
     )

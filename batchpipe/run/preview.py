@@ -10,8 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from batchpipe.config import JobOptions, PlanOptions, check_price
 from batchpipe.errors import ConfigError
+from batchpipe.journal.folder import open_folder
+from batchpipe.journal.status import read_run
 from batchpipe.planner.explain import density_bins, explain_tree
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.machine.model_shape import DTYPE_BYTES
@@ -22,9 +27,14 @@ from batchpipe.planner.planning import Setting, dry_runs, fastest, in_order
 from batchpipe.rows.atomic import written_whole
 from batchpipe.rows.location import local_path
 from batchpipe.rows.output_path import check_output
+from batchpipe.rows.template import Template
 from batchpipe.run.advise import advise
+from batchpipe.run.against.asked_rows import Asking
+from batchpipe.run.against.change import Change
+from batchpipe.run.against.comparison import compare
 from batchpipe.run.excerpt import excerpt
 from batchpipe.run.expected_time import expected_time, is_measured, profile_error
+from batchpipe.run.fingerprint import settings_fingerprint
 from batchpipe.run.forecast_text import JobTimes, PlayedOrder, Preview
 from batchpipe.run.history import load_history
 from batchpipe.run.kv_memory import blocks_for_all, blocks_on
@@ -50,7 +60,12 @@ def preview(options: JobOptions, asked: PlanOptions) -> Preview:
     check_price(options)
     if asked.out is not None:
         _check_plan_file(asked.out, options.input)
-    job, language, target = _prepared(options, asked)
+    asking = None if asked.against is None else Asking()
+    job, language, target = _prepared(options, asked, asking)
+    change = None
+    if asked.against is not None and asking is not None:
+        change, redo = _compared(options, asked.against, language, asking)
+        job = job.among(redo[job.runnable])
     whole = asked.simulate or asked.compare
     history = load_history(options.model, options.template)
     job, plan = plan_job(job, "input" if whole else options.order, target, history=history)
@@ -102,14 +117,43 @@ def preview(options: JobOptions, asked: PlanOptions) -> Preview:
         compared=played if asked.compare else (),
         advice=advise(options, job, plan, language, setting, thorough=whole),
         plan_file=asked.out,
+        change=change,
         tree=explain_tree(plan, lambda *place: excerpt(job, plan, language, *place)),
     )
 
 
-def _prepared(options: JobOptions, asked: PlanOptions) -> tuple[Job, Language, Target]:
-    """The job, the model's language, and what the job will run on, its KV memory included."""
+def _compared(
+    options: JobOptions, run_dir: str, language: Language, asking: Asking
+) -> tuple[Change, npt.NDArray[np.bool_]]:
+    """What the run's answers are to these rows, and which rows are to be answered again.
+
+    What `plan` has no option for, or leaves to the device, is as the run had it.
+    """
+    folder = open_folder(run_dir)
+    known = read_run(folder).fingerprint
+    as_before = {
+        name: known.get(name, getattr(options, name)) for name in ("engine", "served_model")
+    }
+    dtype = known.get("dtype") if options.dtype == "auto" else options.dtype
+    template = None if options.template is None else Template.from_option(options.template)
+    options = replace(options, **as_before)
+    settings = settings_fingerprint(options, template, language.config, dtype)
+    return compare(folder, settings, asking.asked())
+
+
+def _prepared(
+    options: JobOptions, asked: PlanOptions, asking: Asking | None
+) -> tuple[Job, Language, Target]:
+    """The job, the model's language, and what the job will run on, its KV memory included.
+
+    ``asking``, where it is given, has then seen all rows.
+    """
+    if asked.against is not None:
+        read_run(open_folder(asked.against))
     source, template = open_job(options)
     traced = reads_as_trace(options, source, template)
+    if traced and asked.against is not None:
+        raise ConfigError(f"{options.input} is a length trace; --against compares jobs that run")
     config = load_config(options)
     language = bare_language(options, config) if traced else load_language(options, config)
     target = target_of(
@@ -130,7 +174,7 @@ def _prepared(options: JobOptions, asked: PlanOptions) -> tuple[Job, Language, T
         target = replace(target, kv_blocks=blocks_on(cost.machine, cost.shape, cost.dtype))
     if traced:
         return prepare_trace(options, source, language), language, target
-    return prepare(options, source, template, language), language, target
+    return prepare(options, source, template, language, asking=asking), language, target
 
 
 def _dtype(wanted: str, language: Language) -> str:

@@ -37,6 +37,7 @@ if (group) {
   const said = group.querySelectorAll("[data-layer]");
   const lines = group.querySelectorAll(".cursor");
   const end = edges[edges.length - 1];
+  const digits = Math.max(1, 2 - Math.floor(Math.log10(end / edges.length)));
   let at = -1;
   const show = (place) => {
     at = Math.max(0, Math.min(edges.length - 2, place));
@@ -47,7 +48,7 @@ if (group) {
       line.setAttribute("visibility", "visible");
     }
     said.forEach((each, layer) => { each.textContent = Math.round(layers[layer][at]).toLocaleString("en"); });
-    document.getElementById("now").textContent = `${edges[at].toFixed(1)} to ${edges[at + 1].toFixed(1)} s`;
+    document.getElementById("now").textContent = `${edges[at].toFixed(digits)} to ${edges[at + 1].toFixed(digits)} s`;
   };
   group.addEventListener("pointermove", (event) => {
     const box = group.querySelector(".canvas").getBoundingClientRect();
