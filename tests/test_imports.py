@@ -78,6 +78,7 @@ def test_airflow_is_imported_in_its_room_alone() -> None:
         "import batchpipe.planner.plan",
         "import batchpipe.cli",
         "import batchpipe.run.job",
+        "import batchpipe.run.report.command",
         "import batchpipe.integrations.server",
         "import batchpipe.background.watch, batchpipe.background.process",
         "import batchpipe.integrations.airflow.batch_manifest",

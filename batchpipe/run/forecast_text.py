@@ -112,7 +112,7 @@ class Preview:
         return {name: value for name, value in told.items() if name not in DRAWN}
 
     def __str__(self) -> str:
-        parts = [] if self.change is None else [str(self.change)]
+        parts = [] if self.change is None else [f"{self.change}\n{self._cost_of_change()}"]
         parts += [self._contents(), self.tree]
         if self.runnable:
             parts += [self._time(), explain_density(self.density_bins)]
@@ -125,6 +125,14 @@ class Preview:
         if self.plan_file is not None:
             parts.append(f"plan written to {self.plan_file}")
         return "\n\n".join(parts)
+
+    def _cost_of_change(self) -> str:
+        cost = (
+            f"{self.distinct_prompt_tokens:,} prompt tokens to compute, "
+            f"{self.expected_answer_tokens:,} answer tokens, "
+            f"{time_text(self.expected.expected_seconds)}"
+        )
+        return table({"which costs": cost})
 
     def _contents(self) -> str:
         share = self.shareable_prompt_tokens / max(1, self.prompt_tokens)

@@ -177,8 +177,9 @@ def test_the_text_says_the_same(job: Path, model: Path, run_dir: Path) -> None:
         "12 of its 12 rows have an answer",
         "settings changed    none",
         "still valid         11 rows (91.7%)",
-        "to do again         1 rows: 3",
-        "1 rows, the first 3: the row's content changed",
+        "to do again         1 row: 3",
+        "which costs",
+        "1 row, the first 3: the row's content changed",
         "to run            1, 0 of them duplicates",
         "expected time",
     ):

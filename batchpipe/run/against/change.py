@@ -49,22 +49,22 @@ class Change:
             "against": f"{self.run_dir}: {self.run_answered:,} of its {self.run_rows:,} rows have "
             f"an answer, the work of {time}",
             "settings changed": "; ".join(self.settings) or "none",
-            "still valid": f"{self.valid:,} rows{share}: same model, prompt, parameters and draw",
+            "still valid": f"{_rows(self.valid)}{share}: same model, prompt, parameters and draw",
             "  from other rows": f"{self.valid_elsewhere:,}",
-            "to do again": f"{self.redo:,} rows{self._ranges()}",
+            "to do again": f"{_rows(self.redo)}{self._ranges()}",
         }
         text = [table({name: said for name, said in lines.items() if said != "0"})]
         text += [
-            f"  {each.rows:,} rows, the first {each.first}: {each.why}"
+            f"  {_rows(each.rows)}, the first {each.first}: {each.why}"
             for each in self.reasons[:REASONS_SHOWN]
         ]
         if len(self.reasons) > REASONS_SHOWN:
             rest = sum(each.rows for each in self.reasons[REASONS_SHOWN:])
-            text.append(f"  {rest:,} rows for {len(self.reasons) - REASONS_SHOWN:,} more reasons")
+            text.append(f"  {_rows(rest)} for {len(self.reasons) - REASONS_SHOWN:,} more reasons")
         if self.cannot_run:
-            text.append(table({"cannot run": f"{self.cannot_run:,} rows"}))
+            text.append(table({"cannot run": _rows(self.cannot_run)}))
         if self.gone:
-            text.append(table({"gone": f"{self.gone:,} rows of the run are no more in the job"}))
+            text.append(table({"gone": f"{_rows(self.gone)} of the run, no more in the job"}))
         return "\n".join(text)
 
     def _ranges(self) -> str:
@@ -76,3 +76,7 @@ class Change:
         ]
         more = len(self.redo_ranges) - len(ranges)
         return f": {', '.join(ranges)}" + (f" and {more:,} ranges more" if more else "")
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" + ("" if count == 1 else "s")

@@ -16,7 +16,8 @@ from batchpipe.rows.words import one_line
 from batchpipe.run.begin import input_states
 
 MOST_BYTES = 256 << 20  # a larger input is not read again for a few rows
-MOST_CHARACTERS = 600  # of a cell
+MOST_CHARACTERS = 400  # of a cell
+MOST_CELLS = 12  # of a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def _row(rows: Rows, place: int, id_column: str) -> InputRow:
     named = record.get(id_column)
     name = f"row-{rows.first + place}" if named is None else str(named)
     cells = {column: _text(value) for column, value in record.items() if column != id_column}
-    return InputRow(one_line(name), cells)
+    return InputRow(one_line(name), dict([*cells.items()][:MOST_CELLS]))
 
 
 def _text(value: object) -> str:

@@ -128,7 +128,8 @@ def duration(seconds: float | None) -> str:
     for unit_seconds, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * unit_seconds:
             return f"{seconds / unit_seconds:.1f} {unit}"
-    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
+    digits = 2 if seconds < 1 else 3
+    return f"{seconds:.{digits}g} s" if seconds < 100 else f"{seconds:.0f} s"
 
 
 def size(size_bytes: float) -> str:

@@ -18,6 +18,7 @@ from batchpipe.journal.folder import Folder
 from batchpipe.journal.manifest import Manifest
 from batchpipe.run.session.timeline import COLUMNS, Point
 
+MOST_SESSIONS = 100  # of one run that are read: 200,000 points
 FACTS = b"batchpipe.session"  # key of the schema's metadata whose value is a JSON object
 SCHEMA = pa.schema(
     [
@@ -85,9 +86,9 @@ def packed_session(session: Session) -> bytes:
 
 
 def read_sessions(folder: Folder, manifest: Manifest) -> tuple[Session, ...]:
-    """Those of the run's sessions whose files tell of them."""
+    """Those of the run's last sessions whose files tell of them."""
     found = []
-    for number, known in enumerate(manifest.sessions, 1):
+    for number, known in [*enumerate(manifest.sessions, 1)][-MOST_SESSIONS:]:
         session = _read(folder, number)
         if session is not None and session.started == known.started:
             found.append(session)
