@@ -101,14 +101,13 @@ STATES = {
 
 def headline(found: Findings) -> str:
     """How it stands, in a sentence or two."""
-    sentence = STATES[found.status.state]
-    if found.status.damaged:
-        lost = (found.status.rows or 0) - found.status.finished
-        sentence = (
-            f"Damaged: {len(found.status.damaged)} of its files cannot be read, and {lost:,} rows "
-            f"have no result here. The same command computes them again."
+    said = STATES[found.status.state]
+    damaged = len(found.status.damaged)
+    if damaged:
+        return (
+            f"{said} Damaged: {damaged:,} of its files; the same command computes their rows again."
         )
-    return sentence
+    return said
 
 
 def run_name(found: Findings) -> str:

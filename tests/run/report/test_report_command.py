@@ -181,7 +181,7 @@ def test_damaged_parts_are_named(tmp_path: Path, damage: str) -> None:
     assert ran.code == before
     assert list(ran.summary["damaged"]) == ["parts/000000.parquet"]
     assert "parts/000000.parquet" in page
-    assert "Damaged: 1 of its files" in page
+    assert "Damaged: 1 of its files;" in page
 
 
 def test_a_run_without_a_result_has_a_page(tmp_path: Path) -> None:
