@@ -60,7 +60,10 @@ SEAMS = (
     Seam(
         "writing",
         "batchpipe.journal.journal",
-        tuple(f"Journal.{name}" for name in ("create", "open", "record", "add", "flush", "finish")),
+        tuple(
+            f"Journal.{name}"
+            for name in ("create", "open", "keep", "record", "add", "flush", "finish")
+        ),
     ),
     Seam("writing", f"{RUN}.job", ("write_results",)),
     Seam("writing", f"{RUN}.execute", ("packed_plan",)),
