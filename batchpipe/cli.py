@@ -27,6 +27,7 @@ from batchpipe.errors import GOES_ON, BatchpipeError, Interrupted, StoppedEarly
 from batchpipe.planner.order import ORDERS
 from batchpipe.run.hidden_torch import hide_torch
 from batchpipe.run.stop import Terminated, raising_terminated
+from batchpipe.structured.options import file_or_text
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -72,6 +73,18 @@ SAMPLING_OPTIONS = (
         "--prompt-logprobs",
         type=int,
         help="The same of the prompt's tokens; with --max-tokens 0 nothing else is done.",
+    ),
+    click.option("--choices", help="The answer is one of these: 'a,b,c', or a JSON list."),
+    click.option(
+        "--schema",
+        callback=lambda context, option, given: _content(option, given),
+        help="The answer is JSON: a JSON Schema or its FILE, or fields such as 'name, age int'.",
+    ),
+    click.option("--regex", help="The whole answer matches this."),
+    click.option(
+        "--grammar",
+        callback=lambda context, option, given: _content(option, given),
+        help="The answer is what the GBNF grammar in this FILE produces.",
     ),
 )
 
@@ -140,6 +153,10 @@ JOB_OPTIONS = (
     ),
     click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout."),
 )
+
+
+def _content(option: click.Parameter, given: str | None) -> str | None:
+    return None if given is None else file_or_text(str(option.name), given)
 
 
 def _with(options: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 TokenIds = npt.NDArray[np.int32]
+
+
+ConstraintKind = Literal["choices", "schema", "regex", "grammar"]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer must be: one of some texts, JSON of a schema, or what a pattern matches.
+
+    Equal demands have equal texts, so that each is compiled once.
+    """
+
+    kind: ConstraintKind
+    text: str  # a JSON list of texts, a JSON Schema, a regular expression or a grammar in GBNF
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +49,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    constraint: Constraint | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     prompt_logprobs_from: int = 1  # the first token that they tell of; nothing precedes token 0

@@ -17,7 +17,9 @@ class Answer:
 
     index: int  # of the prompt in the plan
     token_ids: tuple[int, ...]  # with the token that ended it
-    ended_by: str  # "eos", "stop_string", "length", "nan" or "fault"
+    # "eos", "stop_string", "complete" (its constraint allows no more) or "length"; of no answer
+    # "nan", "stuck" (no token is what its constraint wants) or "fault"
+    ended_by: str
     cached_tokens: int  # prompt tokens that were not computed on its behalf
     text: str | None = None  # without what ended it; None: what the tokens say
     text_tokens: int = 0  # of a text whose token ids are not known
@@ -39,4 +41,4 @@ class Answer:
     @property
     def ended_itself(self) -> bool:
         """True where its length says how long such answers are."""
-        return self.ended_by in ("eos", "stop_string")
+        return self.ended_by in ("eos", "stop_string", "complete")

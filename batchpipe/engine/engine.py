@@ -27,6 +27,7 @@ from batchpipe.planner.schedule.segment import Chunk, Sequence
 from batchpipe.planner.schedule.speculation import Speculation
 from batchpipe.planner.schedule.step import Step
 from batchpipe.planner.schedule.token_batcher import TokenBatcher
+from batchpipe.structured.masks import Masks
 
 
 class Engine:
@@ -42,6 +43,7 @@ class Engine:
         tokenizer: needed where any prompt has stop strings
         lengths: what is known of answers, and learns more
         speculate_by: what steps cost, so that tokens are guessed ahead where that pays; None: never
+        masks: what holds answers to their constraints; needed where any prompt has one
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class Engine:
         tokenizer: Detokenizer | None = None,
         lengths: OutputLengths | None = None,
         speculate_by: StepCost | None = None,
+        masks: Masks | None = None,
     ) -> None:
         self.decoder = decoder
+        self._masks = masks
         self.plan = plan
         speculation = None
         if speculate_by is not None:
@@ -101,18 +105,22 @@ class Engine:
             OutOfMemory: there is no room for a single token
             DeviceLost: the device fails for good
         """
-        while (step := self._next_step()) is not None:
-            drawn = self._pieces.run(step.all_chunks(), self._next_tokens)
-            self.batcher.computed(step)
-            answers: list[Answer] = []
-            for sequence, ones in groupby(drawn, key=_sequence):
-                found = list(ones)
-                tokens = kept([each.token for each in found], step.drafts.get(sequence.index))
-                answer = self._settle(sequence, found[: len(tokens)])
-                if answer is not None:
-                    answers.append(answer)
-            answers += [self._finish(sequence, "length") for sequence in step.silent]
-            yield answers
+        try:
+            while (step := self._next_step()) is not None:
+                drawn = self._pieces.run(step.all_chunks(), self._next_tokens)
+                self.batcher.computed(step)
+                answers: list[Answer] = []
+                for sequence, ones in groupby(drawn, key=_sequence):
+                    found = list(ones)
+                    tokens = kept([each.token for each in found], step.drafts.get(sequence.index))
+                    answer = self._settle(sequence, found[: len(tokens)])
+                    if answer is not None:
+                        answers.append(answer)
+                answers += [self._finish(sequence, "length") for sequence in step.silent]
+                yield answers
+        finally:
+            if self._masks is not None:
+                self._masks.close()
 
     def _next_step(self) -> Step | None:
         self._began.append(time.perf_counter())
@@ -124,7 +132,7 @@ class Engine:
         With a draft it has drawn one behind each guess as well. Nothing else has changed: it can be
         done again.
         """
-        batch = form(chunks, self.decoder.device)
+        batch, masks = form(chunks, self.decoder.device), self._masks
         draws: list[Draw] = []
         if not self._greedy:
             draws = [self._draw(chunk, place) for chunk in chunks for place in chunk.drawing]
@@ -133,9 +141,14 @@ class Engine:
                 self.decoder,
                 batch,
                 chunks,
-                lambda logits, start, end: sample(logits, draws[start:end]),
+                # What is measured are the model's own scores: the masks get a copy.
+                lambda logits, start, end: sample(
+                    logits if masks is None else masks.apply(logits.clone(), chunks, start),
+                    draws[start:end],
+                ),
             )
-        tokens = sample(self.decoder.logits(batch), draws).tolist()
+        logits = self.decoder.logits(batch)
+        tokens = sample(logits if masks is None else masks.apply(logits, chunks), draws).tolist()
         return [Drawn(*pair) for pair in zip(batch.sequences, tokens, strict=True)]
 
     def _draw(self, chunk: Chunk, place: int) -> Draw:
@@ -175,22 +188,28 @@ class Engine:
 
     def _append(self, sequence: Sequence, token: int) -> str | None:
         """The sequence has one token more; what ended it if that did."""
+        masks, index = self._masks, sequence.index
         if token == NO_TOKEN:
-            return "nan"
+            return "stuck" if masks is not None and masks.is_stuck(index) else "nan"
         sequence.answer.append(token)
-        sampling = self.plan.samplings[sequence.index]
+        sampling = self.plan.samplings[index]
         if token in sampling.stop_token_ids:
             return "eos"
         if token in self.eos_token_ids and not sampling.ignore_eos:
             return "eos"
         if sampling.stop and self._stops(sampling.stop).found(sequence.answer):
             return "stop_string"
+        if masks is not None and masks.accept(index, token):
+            return "complete"
         return "length" if len(sequence.answer) >= sampling.max_tokens else None
 
     def _finish(self, sequence: Sequence, ended_by: str) -> Answer:
         answer = tuple(sequence.answer)
-        self.batcher.finish(sequence, ended_itself=ended_by in ("eos", "stop_string"))
+        ended_itself = ended_by in ("eos", "stop_string", "complete")
+        self.batcher.finish(sequence, ended_itself=ended_itself)
         self._keys.pop(sequence.index, None)
+        if self._masks is not None:
+            self._masks.forget(sequence.index)
         found = (None, None) if self._measuring is None else self._measuring.settle(sequence)
         if any(each is not None and not each.are_numbers for each in found):
             ended_by = "nan"

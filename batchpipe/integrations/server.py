@@ -20,6 +20,7 @@ from batchpipe.integrations.sampling_seed import seed_of
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.schedule.counts import Counts
 from batchpipe.planner.schedule.sending import Sending
+from batchpipe.rows.parameters import check_sampling
 from batchpipe.rows.words import listed
 from batchpipe.run.engine_options import UNTOLD_BY_A_SERVER, api_key, untold
 from batchpipe.run.engines import Backend, Opened, Spent
@@ -214,14 +215,30 @@ def connect(options: JobOptions, run_options: RunOptions) -> Backend:
     server = Server(options.base_url, api_key(options))
     cards = server.cards()
     served = _served(options, list(cards))
+    dialect = DIALECTS.get(getattr(cards.get(served), "owned_by", ""), UNKNOWN)
+    _check_form(options, dialect)
     context = getattr(cards.get(served), "max_model_len", None)
     return ServerBackend(
         options=replace(options, served_model=served),
         server=server,
         context=context if isinstance(context, int) and context > 0 else None,
-        dialect=DIALECTS.get(getattr(cards.get(served), "owned_by", ""), UNKNOWN),
+        dialect=dialect,
         with_token_ids=run_options.with_token_ids,
     )
+
+
+def _check_form(options: JobOptions, dialect: Dialect) -> None:
+    """What the run asks of all answers is something that the server can be asked for.
+
+    Raises:
+        ConfigError: it is not
+    """
+    constraint = check_sampling(**options.sampling).constraint
+    if constraint is not None and dialect.form is None:
+        raise ConfigError(
+            f"--{constraint.kind} cannot be asked of {dialect.server}; vLLM's server takes it, and "
+            f"so does --engine batchpipe"
+        )
 
 
 def _served(options: JobOptions, names: list[str]) -> str:

@@ -14,10 +14,11 @@ from typing import Any
 from batchpipe.config import JobOptions, RunOptions, parse_bytes
 from batchpipe.engine.answer import Answer
 from batchpipe.errors import GOES_ON, ConfigError, StoppedEarly
+from batchpipe.integrations.completion_fields import vllm_form
 from batchpipe.integrations.sampling_seed import seed_of
 from batchpipe.integrations.vllm_logprobs import answer_logprobs, prompt_logprobs
 from batchpipe.planner.plan import Plan
-from batchpipe.planner.request import Sampling
+from batchpipe.planner.request import Constraint, Sampling
 from batchpipe.planner.schedule.counts import Counts
 from batchpipe.rows.words import one_line
 from batchpipe.run.engines import Backend, Opened, Spent, computing
@@ -155,6 +156,7 @@ class VllmEngine:
                 request_id=self._job.request_ids[int(plan.first_row[index])],
                 sample=int(plan.sample[index]),
             ),
+            structured_outputs=self._form(sampling.constraint),
             stop=list(sampling.stop),
             stop_token_ids=[*sampling.stop_token_ids, *ends],
             ignore_eos=True,  # the model's own ends are among the stop tokens
@@ -163,6 +165,12 @@ class VllmEngine:
             detokenize=bool(sampling.stop),
             output_kind=vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
         )
+
+    def _form(self, constraint: Constraint | None) -> Any:
+        """vLLM's own word for what the answer must be."""
+        if constraint is None:
+            return None
+        return self._backend.vllm.sampling_params.StructuredOutputsParams(**vllm_form(constraint))
 
     def _read(self, made: Any) -> Answer:
         [output] = made.outputs

@@ -274,4 +274,5 @@ def _size_bytes(result: Result) -> int:
     size_bytes = len(result.output or result.error or "") + 4 * len(result.output_token_ids or ())
     told = (result.logprobs, *(result.outputs_logprobs or ()), result.prompt_logprobs)
     size_bytes += sum(int(cell.nbytes) for cell in told if cell is not None)
+    size_bytes += len(result.parsed or "")
     return size_bytes + sum(map(len, result.outputs)) if result.outputs else size_bytes

@@ -13,7 +13,7 @@ from typing import Any
 from batchpipe.errors import ConfigError
 from batchpipe.journal.folder import Folder
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
 

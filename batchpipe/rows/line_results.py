@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO
 
@@ -22,6 +23,8 @@ def write_lines(
     for rows, answer in answered:
         assert answer.column_names == answers.names, f"{answer.column_names} of {answers.names}"
         for row, added in zip(_inputs(rows), answer.to_pylist(), strict=True):
+            if added.get("parsed") is not None:
+                added["parsed"] = json.loads(added["parsed"])
             line = {kept[name]: value for name, value in row.items()}
             stream.write(to_json(line | added).encode() + b"\n")
 

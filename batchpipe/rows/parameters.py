@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from batchpipe.errors import ConfigError
-from batchpipe.planner.request import Sampling
+from batchpipe.planner.request import Constraint, Sampling
 from batchpipe.rows.source import Rows, Source
 from batchpipe.rows.words import shown
+from batchpipe.structured.constraint import KINDS, BadConstraint, constraint_of, most_tokens
 
 
 class _BadValue(ValueError):
@@ -79,6 +80,13 @@ def _flag(column: str, value: object) -> bool:
     raise _BadValue(f"{column} is {shown(value)}; it must be true or false")
 
 
+def _constraint(column: str, value: object) -> Constraint:
+    try:
+        return constraint_of(column, value)
+    except BadConstraint as bad:
+        raise _BadValue(str(bad)) from bad
+
+
 MOST_LOGPROBS = 20  # likeliest tokens beside each; vLLM's own limit, and OpenAI's
 
 _LARGEST = 2**63 - 1
@@ -100,6 +108,7 @@ CHECKS: dict[str, Callable[[str, object], object]] = {
     "stop": _stop,
     "stop_token_ids": _stop_token_ids,
     "ignore_eos": _flag,
+    "constraint": _constraint,
     "logprobs": _LIKELIEST,
     "prompt_logprobs": _LIKELIEST,
 }
@@ -109,8 +118,13 @@ COLUMNS: dict[str, str] = {
     "max_tokens": "max_tokens",
     "max_completion_tokens": "max_tokens",
     "max_new_tokens": "max_tokens",
-    **{name: name for name in CHECKS if name != "max_tokens"},
+    **{name: name for name in CHECKS if name not in ("max_tokens", "constraint")},
+    **dict.fromkeys(KINDS, "constraint"),
 }
+
+
+_ALIASES = "are two names of one parameter"
+_TWINS = {"constraint": "exclude each other"}
 
 
 def check_sampling(**values: object) -> Sampling:
@@ -132,7 +146,7 @@ def check_overrides(values: Mapping[str, object]) -> None:
             raise ConfigError(f"{name} is no sampling parameter; they are {', '.join(COLUMNS)}")
         twin = named.setdefault(COLUMNS[name], name)
         if twin != name:
-            raise ConfigError(f"{twin} and {name} are two names of one parameter: give one")
+            raise ConfigError(f"{twin} and {name} {_TWINS.get(COLUMNS[name], _ALIASES)}: give one")
         try:
             checked = CHECKS[COLUMNS[name]](name, value)
             if (COLUMNS[name], checked) == ("max_tokens", 0) and "prompt_logprobs" not in values:
@@ -152,11 +166,12 @@ class SamplingReader:
     ) -> None:
         overrides = overrides or {}
         check_overrides(overrides)
-        chosen = {COLUMNS[name]: value for name, value in overrides.items()}
+        fields: dict[str, Any] = {
+            COLUMNS[name]: CHECKS[COLUMNS[name]](name, value) for name, value in overrides.items()
+        }
         self._columns = [
-            name for name in COLUMNS if name in source.names and COLUMNS[name] not in chosen
+            name for name in COLUMNS if name in source.names and COLUMNS[name] not in fields
         ]
-        fields: dict[str, Any] = {name: CHECKS[name](name, value) for name, value in chosen.items()}
         self._defaults = replace(defaults, **fields) if fields else defaults
         self._equal = {self._defaults: self._defaults}
         if overrides and not self._columns:
@@ -172,10 +187,10 @@ class SamplingReader:
         defaults; their fault is in ``rows.faults``.
         """
         if not self._columns:
-            return [self._defaults] * len(rows)
+            return [_limited(self._defaults)] * len(rows)
         seen: dict[str, Sampling | str] = {}
         answers: list[Sampling | str] = []
-        for row in zip(*(rows.values(name) for name in self._columns), strict=True):
+        for row in zip(*(_cells(rows, name) for name in self._columns), strict=True):
             key = repr(row)  # not the values: 1 == True and 1 == 1.0, and a list has no hash
             if key not in seen:
                 seen[key] = self._sampling(row)
@@ -184,18 +199,41 @@ class SamplingReader:
 
     def _sampling(self, row: tuple[object, ...]) -> Sampling | str:
         try:
-            sampling = _overridden(self._defaults, self._columns, row)
+            sampling = _limited(_overridden(self._defaults, self._columns, row))
         except _BadValue as bad:
             return str(bad)
         return self._equal.setdefault(sampling, sampling)
 
 
+def _cells(rows: Rows, name: str) -> list[object]:
+    """The column's cells; of an Arrow struct that is a schema, without what is null in this row.
+
+    One struct has the fields of all rows, so that a field that a row lacks is null there.
+    """
+    cells = rows.values(name)
+    if name != "schema" or rows.table is None:
+        return cells
+    return [_without_nulls(cell) for cell in cells]
+
+
+def _without_nulls(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
 def _overridden(defaults: Sampling, columns: Sequence[str], values: Sequence[object]) -> Sampling:
     chosen: dict[str, Any] = {}
+    named: dict[str, str] = {}
     for column, value in zip(columns, values, strict=True):
         field = COLUMNS[column]
-        if value is not None and field not in chosen:
+        if value is None:
+            continue
+        if field in chosen and field in _TWINS:
+            raise _BadValue(f"{named[field]} and {column} {_TWINS[field]}: give one")
+        if field not in chosen:
             chosen[field] = CHECKS[field](column, value)
+            named[field] = column
     sampling = replace(defaults, **chosen) if chosen else defaults
     if sampling.max_tokens == 0 and sampling.prompt_logprobs is None:
         given = zip(columns, values, strict=True)
@@ -206,4 +244,14 @@ def _overridden(defaults: Sampling, columns: Sequence[str], values: Sequence[obj
             f"n is {sampling.n} at temperature 0; all samples would be equal: "
             f"n must be 1 or the temperature above 0"
         )
+    if sampling.ignore_eos and sampling.constraint is not None:
+        raise _BadValue(f"ignore_eos and {sampling.constraint.kind} exclude each other: give one")
     return sampling
+
+
+def _limited(sampling: Sampling) -> Sampling:
+    """The same; an answer to choices is no longer than the longest of them."""
+    most = None if sampling.constraint is None else most_tokens(sampling.constraint)
+    if most is None or most >= sampling.max_tokens:
+        return sampling
+    return replace(sampling, max_tokens=most)

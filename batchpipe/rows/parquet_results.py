@@ -12,6 +12,7 @@ import pyarrow.types as kinds
 
 from batchpipe.rows.infer import column_types, typed_column
 from batchpipe.rows.source import Rows, Source
+from batchpipe.structured.column import Column
 
 Types = Mapping[str, pa.DataType | None]  # None: JSON text
 
@@ -22,16 +23,24 @@ def write_parquet(
     answered: Iterator[tuple[Rows, pa.Table]],
     kept: Mapping[str, str],
     answers: pa.Schema,
+    parsed: Column | None = None,
 ) -> None:
     """One row per row, zstd: the input's columns by their ``kept`` names, then the ``answers``.
 
-    A row group has at most 10,000 rows, and one dictionary of a categorical column.
+    ``parsed`` is what becomes of the JSON texts in the answers' column of that name. A row group
+    has at most 10,000 rows, and one dictionary of a categorical column.
     """
     types = column_types(source) if source.schema is None else {}
     columns = _typed_columns(types, kept) if source.schema is None else _own_columns(source, kept)
+    if parsed is not None:
+        place = answers.get_field_index("parsed")
+        answers = answers.set(place, answers.field(place).with_type(parsed.type))
     schema = pa.schema([*columns, *answers], metadata=columns.metadata)
     with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
         for rows, answer in answered:
+            if parsed is not None:
+                values = parsed.array(answer.column("parsed"))
+                answer = answer.set_column(place, answers.field(place), values)
             arrays = [*_arrays(rows, types), *answer.columns]
             table = pa.Table.from_arrays(arrays, schema=schema)
             for start, end in _row_groups(table):

@@ -15,6 +15,7 @@ from batchpipe.rows.output_file import writing
 from batchpipe.rows.output_path import check_output, output_format
 from batchpipe.rows.parquet_results import write_parquet
 from batchpipe.rows.source import Rows, Source
+from batchpipe.structured.column import Column
 
 __all__ = ["OpenAILines", "Result", "check_output", "write_results"]
 
@@ -28,6 +29,7 @@ class Result:
 
     ordinal: int
     output: str | None = None
+    parsed: str | None = None  # the value in the output, as JSON, where the row asked for a form
     outputs: tuple[str, ...] | None = None
     status: Status = "success"
     finish_reason: FinishReason | None = None
@@ -50,6 +52,7 @@ class Result:
 # Result column -> Arrow type, in the order of the file.
 COLUMNS: dict[str, pa.DataType] = {
     "output": pa.string(),
+    "parsed": pa.string(),
     "outputs": pa.list_(pa.string()),
     "status": pa.string(),
     "finish_reason": pa.string(),
@@ -71,15 +74,17 @@ def write_results(
     with_token_ids: bool,
     several: bool,
     logprobs: Collection[str] = (),
+    parsed: Column | None = None,
     openai: OpenAILines | None = None,
 ) -> None:
     """OUT holds one row per input row, in input order: its own columns, then the answer's.
 
     ``answers`` are tables of `COLUMNS`, of any sizes, which together have one row per input row in
     the same order; no more of them than one batch of the input needs is held. The format follows
-    OUT's ending. ``outputs`` is there where ``several`` says that some row has several, and of the
-    `LOGPROB_COLUMNS` those that ``logprobs`` names. An input column of a result column's name is
-    kept as ``input_<name>``. OUT appears whole or not at all.
+    OUT's ending. ``outputs`` is there where ``several`` says that some row has several, of the
+    `LOGPROB_COLUMNS` those that ``logprobs`` names, and ``parsed`` where it is given a type, in
+    JSON lines as the value that it is. An input column of a result column's name is kept as
+    ``input_<name>``. OUT appears whole or not at all.
     As JSON lines, the answers to batch lines have the form that ``openai`` describes.
 
     Raises:
@@ -94,13 +99,18 @@ def write_results(
     source = source.plain
     dropped = LOGPROB_COLUMNS.keys() - set(logprobs)
     dropped |= set() if several else {"outputs", "outputs_logprobs", "finish_reasons"}
+    if parsed is None:
+        dropped.add("parsed")
     if not with_token_ids:
         dropped.add("output_token_ids")
     added = pa.schema([(name, kind) for name, kind in COLUMNS.items() if name not in dropped])
     kept = kept_names(source.names, added.names)
-    write = write_parquet if is_parquet else write_lines
+    answered = _answered(source, answers, added.names)
     with writing(out) as stream:
-        write(stream, source, _answered(source, answers, added.names), kept, added)
+        if is_parquet:
+            write_parquet(stream, source, answered, kept, added, parsed)
+        else:
+            write_lines(stream, source, answered, kept, added)
 
 
 def _answered(

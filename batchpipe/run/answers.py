@@ -15,13 +15,18 @@ from batchpipe.rows.results import FinishReason, Result
 from batchpipe.run.language import Language
 from batchpipe.run.logprob_cells import LogprobCells
 from batchpipe.run.prepare import Job
+from batchpipe.structured.judge import Judged, Matches, judge
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "eos": "stop",
     "stop_string": "stop",
+    "complete": "stop",
     "length": "length",
 }
-NOT_NUMBERS = "the model's scores were not numbers (NaN or all -inf)"
+NO_ANSWER = {
+    "nan": "the model's scores were not numbers (NaN or all -inf)",
+    "stuck": "the model has no token that goes on as the row's {kind} wants",
+}
 
 
 def failed_results(faults: Mapping[int, str], *, but: Container[int] = ()) -> list[Result]:
@@ -40,10 +45,17 @@ class _Part:
 
 
 class Answers:
-    """Turns each row's answers into its result as soon as the last of them is there."""
+    """Turns each row's answers into its result as soon as the last of them is there.
 
-    def __init__(self, job: Job, plan: Plan, language: Language) -> None:
-        self._job, self._plan, self._language = job, plan, language
+    Args:
+        job: what the rows are
+        plan: the prompts that stand for them
+        language: how tokens become text
+        matches: what knows whether an answer is as its row asked
+    """
+
+    def __init__(self, job: Job, plan: Plan, language: Language, matches: Matches) -> None:
+        self._job, self._plan, self._language, self._matches = job, plan, language, matches
         self._logprobs = LogprobCells(language.tokenizer)
         self._waiting: dict[int, list[Answer]] = {}  # first prompt of a row -> its answers so far
         by_prompt = np.argsort(plan.first_prompt, kind="stable")
@@ -91,15 +103,20 @@ class Answers:
 
     def _result(self, row: int, parts: list[_Part]) -> Result:
         answers = [answer for part in parts for answer in part.samples]
-        faults = [answer.fault or NOT_NUMBERS for answer in answers if _is_fault(answer)]
+        faults = [self._fault(answer) for answer in answers if _is_fault(answer)]
         if faults:
             return Result.failed(row, faults[0])
         texts = tuple(self._text(answer) for answer in answers)
         reasons = tuple(FINISH_REASONS[answer.ended_by] for answer in answers)
         several = len(texts) > 1
+        judged = [self._judged(*each) for each in zip(answers, texts, strict=True)]
+        wrong = _wrong(judged)
         return Result(
             ordinal=row,
             output=texts[0],
+            parsed=judged[0].parsed,
+            status="success" if wrong is None else "invalid_output",
+            error=wrong,
             outputs=texts if several else None,
             finish_reason=reasons[0],
             finish_reasons=reasons if several else None,
@@ -137,6 +154,28 @@ class Answers:
             stopped_by_string=answer.ended_by == "stop_string",
             stopped_by_token=answer.ended_by == "eos",
         )
+
+    def _fault(self, answer: Answer) -> str:
+        if answer.fault is not None:
+            return answer.fault
+        constraint = self._plan.samplings[answer.index].constraint
+        return NO_ANSWER[answer.ended_by].format(kind=constraint and constraint.kind)
+
+    def _judged(self, answer: Answer, text: str) -> Judged:
+        """What the text is to what its row asked for."""
+        sampling = self._plan.samplings[answer.index]
+        constraint = sampling.constraint
+        if constraint is None or not sampling.max_tokens:  # then only its prompt is looked at
+            return Judged()
+        return judge(constraint, text, self._matches, cut=answer.ended_by == "length")
+
+
+def _wrong(judged: list[Judged]) -> str | None:
+    """What is wrong with the first sample that is; nothing, in the best case."""
+    for number, each in enumerate(judged, start=1):
+        if each.fault is not None:
+            return each.fault if len(judged) == 1 else f"sample {number}: {each.fault}"
+    return None
 
 
 def _is_fault(answer: Answer) -> bool:

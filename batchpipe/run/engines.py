@@ -22,6 +22,7 @@ from batchpipe.run.engine_options import check_engine_options
 from batchpipe.run.language import Language
 from batchpipe.run.plan_job import Target
 from batchpipe.run.prepare import Job
+from batchpipe.structured.judge import Matches, matches_by_re
 
 # Each has a function `connect(options, run_options) -> Backend`, and alone imports its package.
 MODULES = {
@@ -67,6 +68,7 @@ class Opened:
     facts: Mapping[str, object] = field(default_factory=dict)  # for the plan's file
     kv_tokens: int = 0  # that its KV memory holds; 0 where it does not tell
     expected_seconds: float = 0.0  # by the machine's profile; 0 where there is none
+    matches: Matches = matches_by_re  # what knows the rows' regular expressions and grammars
 
 
 class Backend(Protocol):

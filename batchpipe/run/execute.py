@@ -12,6 +12,7 @@ from batchpipe.run.answers import Answers, failed_results
 from batchpipe.run.begin import Begun, Ready
 from batchpipe.run.collection import collection_paused
 from batchpipe.run.engines import Spent
+from batchpipe.run.forms import check_judge
 from batchpipe.run.history import save_history
 from batchpipe.run.plan_job import plan_facts
 from batchpipe.run.session.recorder import Recorder
@@ -42,6 +43,7 @@ def execute(ready: Ready, begun: Begun, *, limits: Limits, work: Work) -> Execut
     if limits.are_passed_by(journal):
         return Executed(plan.policy, work, stopped_by=TOO_MANY_ERRORS)
     started = time.perf_counter()
+    check_judge(plan.samplings)
     with collection_paused():
         opened = ready.backend.open(begun.job, plan, ready.language, ready.target)
     job, plan = opened.job, opened.plan
@@ -51,7 +53,7 @@ def execute(ready: Ready, begun: Begun, *, limits: Limits, work: Work) -> Execut
     facts = plan_facts(plan, options, opened.facts)
     journal.keep("plan.parquet", packed_plan(plan, facts))
     recorder = Recorder.of(journal, opened, ready.language, facts)
-    answers = Answers(job, plan, ready.language)
+    answers = Answers(job, plan, ready.language, opened.matches)
     answering = Answering(opened.engine, plan, answers, journal, limits, work, recorder)
     stopped_by = answering.run()
     learnt = {key: answering.lengths.finished(nth) for nth, key in enumerate(plan.group_keys)}

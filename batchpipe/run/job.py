@@ -16,7 +16,7 @@ from batchpipe.journal.manifest import read_manifest
 from batchpipe.journal.summary_file import read_summary
 from batchpipe.rows.logprob_columns import asked_columns
 from batchpipe.rows.output_path import check_output, output_exists
-from batchpipe.rows.parameters import check_overrides
+from batchpipe.rows.parameters import check_overrides, check_sampling
 from batchpipe.rows.results import write_results
 from batchpipe.rows.template import Template
 from batchpipe.run.answering import TOO_MANY_ERRORS, Limits
@@ -39,6 +39,7 @@ from batchpipe.run.language import load_config
 from batchpipe.run.summary import Summary
 from batchpipe.run.tally import Tally
 from batchpipe.run.work import Work
+from batchpipe.structured.column import Column, column_of
 
 
 def run(options: JobOptions, run_options: RunOptions) -> Summary:
@@ -112,6 +113,7 @@ def _run(options: JobOptions, run_options: RunOptions, retry: RetryOptions | Non
             with_token_ids=run_options.with_token_ids,
             several=journal.several,
             logprobs=_told_columns(ready, journal),
+            parsed=_parsed(ready, journal),
             openai=openai_form(ready.source, options, journal.manifest),
         )
         expected = 0.0 if ready.target is None else before.run_seconds + executed.expected_seconds
@@ -180,6 +182,13 @@ def _limits(journal: Journal, run_options: RunOptions, ends_at: float | None) ->
     return Limits(ends_at, allowed + journal.manifest.facts["skipped"])
 
 
+def _parsed(ready: Ready, journal: Journal) -> Column | None:
+    """The type of the values in the answers, where they have one."""
+    default = check_sampling(**ready.options.sampling).constraint
+    overridden = {name for each in journal.manifest.repairs for name in each.overrides}
+    return column_of(default, ready.source.names, overridden)
+
+
 def _stopped(by: str, journal: Journal) -> StoppedEarly:
     kind = Interrupted if by == signal.SIGINT.name else StoppedEarly
     counts = journal.counts
@@ -239,4 +248,5 @@ def _summary(
         exit_code=_exit_code(failed, tally.rows, run_options),
         engine=options.engine,
         served_model=options.served_model,
+        invalid_output=tally.invalid,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,10 +23,16 @@ from batchpipe.planner.planning import Setting, pace_of
 from batchpipe.planner.replan import Replanner
 from batchpipe.run.engines import Backend, Opened, Spent
 from batchpipe.run.expected_time import expected_seconds
+from batchpipe.run.forms import check_own_form, form_faults, grammars
 from batchpipe.run.kv_memory import blocks_for_all, blocks_in, free_bytes
 from batchpipe.run.language import Language
 from batchpipe.run.plan_job import Target, alone_blocks, plan_job, setting_facts, target_of
 from batchpipe.run.prepare import Job
+from batchpipe.structured.judge import matches_by_re
+from batchpipe.structured.masks import Masks
+
+if TYPE_CHECKING:  # it needs a package that not everybody has
+    from batchpipe.structured.grammars import Grammars
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,10 @@ class OwnBackend:
         """
         assert target is not None, "this machine is known"
         options, cost = self.options, target.cost
+        faults = form_faults(job, language)
+        if faults:
+            job, plan = plan_job(job.without(faults), options.order, target, history=plan.history)
+        compiled = _grammars(plan, language)  # in the background, while the weights load
         model = _loaded(options, language.config, self.device, cost)
         if target.kv_blocks is None:
             free = blocks_in(free_bytes(self.device.type), cost.shape, cost.dtype)
@@ -89,6 +99,7 @@ class OwnBackend:
             seed=options.seed,
             tokenizer=language.tokenizer,
             speculate_by=setting.cost if options.speculate == "auto" else None,
+            masks=None if compiled is None else Masks(compiled, plan.samplings),
         )
         return Opened(
             _Replanned(engine, replanner),
@@ -97,15 +108,17 @@ class OwnBackend:
             facts=setting_facts(setting),
             kv_tokens=setting.kv_blocks * BLOCK_TOKENS,
             expected_seconds=expected,
+            matches=matches_by_re if compiled is None else grammars().matches,
         )
 
 
 def connect(options: JobOptions, run_options: RunOptions) -> Backend:
-    """The device is there.
+    """The device is there, and what the answers must be can be compiled.
 
     Raises:
-        ConfigError: it is not
+        ConfigError: it is not, or cannot
     """
+    check_own_form(options)
     return OwnBackend(options, choose_device(options.device), run_options.step_tokens)
 
 
@@ -133,6 +146,17 @@ class _Replanned:
             engine.most_tokens,
             (ledger.total - ledger.free) * BLOCK_TOKENS,
         )
+
+
+def _grammars(plan: Plan, language: Language) -> Grammars | None:
+    """What the answers must be, compiled as the plan will need it; None where nothing is asked."""
+    in_order = (plan.samplings[index] for index in plan.order.prompts.tolist())
+    asked = [each.constraint for each in in_order if each.constraint is not None]
+    if not asked:
+        return None
+    ends = [token for token in language.eos_token_ids if token < language.vocab]
+    compiled: Grammars = grammars().Grammars(language.tokenizer, language.vocab, ends, asked)
+    return compiled
 
 
 def _loaded(options: JobOptions, config: Any, device: torch.device, cost: StepCost) -> Any:

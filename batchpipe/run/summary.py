@@ -46,6 +46,7 @@ class Summary:
     quantize: str | None = None  # how the weights were rounded; None: not
     engine: str = "batchpipe"
     served_model: str | None = None
+    invalid_output: int = 0  # of the failed, those with an answer that is not as was asked
 
     @property
     def computed_in(self) -> str:
@@ -66,6 +67,7 @@ class Summary:
             (
                 f"{self.succeeded:,} of {self.rows:,} rows answered"
                 + (f", {self.failed:,} failed" if self.failed else "")
+                + (f" ({self.invalid_output:,} invalid)" if self.invalid_output else "")
                 + (f", {self.skipped:,} skipped" if self.skipped else "")
                 + (f", {self.duplicates:,} of them duplicates" if self.duplicates else ""),
                 f"{self.prompt_tokens:,} prompt tokens, {self.computed_prompt_tokens:,} computed, "

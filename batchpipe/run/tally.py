@@ -14,6 +14,7 @@ class Tally:
     def __init__(self) -> None:
         self.rows = 0
         self.succeeded = 0
+        self.invalid = 0  # answered, but not as was asked
         self.prompt_tokens = 0
         self.uncached_tokens = 0  # prompt tokens that a row had to compute itself
         self.completion_tokens = 0
@@ -23,6 +24,7 @@ class Tally:
         for table in tables:
             self.rows += table.num_rows
             self.succeeded += _total(pc.equal(table.column("status"), "success"))
+            self.invalid += _total(pc.equal(table.column("status"), "invalid_output"))
             prompt_tokens = _total(table.column("prompt_tokens"))
             self.prompt_tokens += prompt_tokens
             self.uncached_tokens += prompt_tokens - _total(table.column("cached_tokens"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchpipe.integrations.completion_fields import DIALECTS, UNKNOWN
-from batchpipe.planner.request import Sampling
+from batchpipe.planner.request import Constraint, ConstraintKind, Sampling
 
 GREEDY = {"max_tokens": 256, "temperature": 0.0}
 
@@ -36,6 +36,26 @@ def test_llama_cpp_has_names_of_its_own() -> None:
         "repeat_penalty": 1.2,
         "ignore_eos": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "asked"),
+    [
+        ("choices", '["a", "b"]', {"choice": ["a", "b"]}),
+        ("schema", '{"type": "boolean"}', {"json": {"type": "boolean"}}),
+        ("regex", "a+", {"regex": "a+"}),
+        ("grammar", 'root ::= "a"', {"grammar": 'root ::= "a"'}),
+    ],
+)
+def test_a_form_goes_to_vllm_and_to_no_other(
+    kind: ConstraintKind, text: str, asked: dict[str, object]
+) -> None:
+    sampling = Sampling(constraint=Constraint(kind, text))
+    fields = DIALECTS["vllm"].fields(sampling, None)
+    assert fields["extra_body"]["structured_outputs"] == asked
+    assert DIALECTS["vllm"].lacks(sampling) == []
+    for dialect in (UNKNOWN, DIALECTS["llamacpp"], DIALECTS["sglang"]):
+        assert dialect.lacks(sampling) == [kind]
 
 
 @pytest.mark.parametrize(

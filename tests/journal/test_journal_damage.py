@@ -96,7 +96,7 @@ def test_a_bit_flipped_anywhere_in_the_manifest_changes_nothing_unseen() -> None
         (b"[]", "is none of a run of batchpipe"),
         (b'{"name": "my web page"}', "is none of a run of batchpipe"),
         (b'{"schema_version": 1, "fingerprint": {}}', "was written by another version"),
-        (b'{"schema_version": 3, "fingerprint": {}}', "is damaged: its checksum"),
+        (b'{"schema_version": 4, "fingerprint": {}}', "is damaged: its checksum"),
         (b'{"fingerprint": {}, "checksum": "00"}', "is damaged: its checksum"),
     ],
 )

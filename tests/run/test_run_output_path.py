@@ -211,4 +211,4 @@ def test_summary_and_manifest_are_json(job: Path, model: Path) -> None:
     ran = run(job, model, job.parent / "answers.jsonl")
     folder = Path(ran.summary["run_dir"])
     assert json.loads((folder / "summary.json").read_text()) == ran.summary
-    assert json.loads((folder / "manifest.json").read_text())["schema_version"] == 3
+    assert json.loads((folder / "manifest.json").read_text())["schema_version"] == 4

@@ -1,0 +1,1 @@
+"""Answers of a form: choices, JSON Schemas, regular expressions and grammars."""
