@@ -71,6 +71,16 @@ def test_airflow_is_imported_in_its_room_alone() -> None:
     assert all(file.startswith("batchpipe/integrations/airflow/") for file in found)
 
 
+@pytest.mark.parametrize(("package", "file"), [("xgrammar", "grammars"), ("jsonschema", "judge")])
+def test_what_forms_need_is_imported_by_one_file(package: str, file: str) -> None:
+    found = [
+        path.stem
+        for path in ROOT.glob("batchpipe/**/*.py")
+        if package in external(imported_modules(path))
+    ]
+    assert found == [file]
+
+
 @pytest.mark.parametrize(
     "statement",
     [

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
+import torch
 import xgrammar
 from torch import Tensor
 
@@ -70,6 +71,7 @@ class Grammars:
             for_json: _compiler(_vocabulary(tokenizer, vocab, sorted(end_token_ids), for_json))
             for for_json in {each.kind == "schema" for each in self._uses}
         }
+        self._filler = xgrammar.BatchGrammarMatcher()
         self._coming: Iterator[Constraint] = iter(list(self._uses))
         self._compiled: dict[Constraint, Future[Any]] = {}
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammars")
@@ -98,6 +100,10 @@ class Grammars:
         masks: Tensor = xgrammar.allocate_token_bitmask(rows, self.vocab)
         return masks
 
+    def fill(self, matchers: list[Any], masks: Tensor, rows: list[int]) -> None:
+        """The masks of these rows allow what these matchers allow next; in several threads."""
+        self._filler.batch_fill_next_token_bitmask(matchers, masks, rows)
+
     def apply(
         self,
         masks: Tensor,  # [rows, vocab / 32] int32, on the CPU
@@ -105,8 +111,10 @@ class Grammars:
         rows: list[int],
     ) -> None:
         """In these rows, what their masks do not allow has a score of -inf."""
-        if logits.device.type != "cpu":
-            masks = masks.to(logits.device, non_blocking=True)
+        if logits.device.type != "cpu":  # no more than these rows is copied
+            few = masks[rows].to(logits.device, non_blocking=True)
+            masks = few.new_full(masks.shape, -1)
+            masks[torch.tensor(rows, device=logits.device)] = few
         xgrammar.apply_token_bitmask_inplace(logits, masks, indices=rows)
 
     def _compile_next(self) -> None:

@@ -63,8 +63,13 @@ class Masks:
             return logits
         assert logits.shape[1] == self._grammars.vocab, f"{logits.shape} scores"
         masks = self._grammars.full_masks(len(logits))
+        known = [place for place in places if not place.guessed]
+        matchers = [self._matcher(place.index) for place in known]
+        if known:
+            self._grammars.fill(matchers, masks, [place.row for place in known])
         for place in places:
-            self._fill(masks, place)
+            if place.guessed:
+                self._fill_behind_guesses(masks, place)
         self._grammars.apply(masks, logits, [place.row for place in places])
         return logits
 
@@ -76,7 +81,8 @@ class Masks:
         if self._constraint(index) is None:
             return False
         matcher = self._matcher(index)
-        assert matcher.accept_token(token), f"token {token} of prompt {index} is not allowed"
+        accepted = matcher.accept_token(token)
+        assert accepted, f"token {token} of prompt {index} is not allowed"
         return bool(matcher.is_completed()) and not self._may_go_on(index, or_end=False)
 
     def is_stuck(self, index: int) -> bool:
@@ -108,10 +114,10 @@ class Masks:
             row += len(chunk.drawing)
         return places
 
-    def _fill(self, masks: Tensor, place: _Place) -> None:
-        """The mask behind the answer and what is guessed; where a guess is wrong, any mask will do.
+    def _fill_behind_guesses(self, masks: Tensor, place: _Place) -> None:
+        """The place's mask is what may follow the answer and the guessed tokens.
 
-        What is drawn behind a wrong guess is thrown away.
+        Where a guess is wrong any mask will do: what is drawn behind it is thrown away.
         """
         matcher = self._matcher(place.index)
         accepted = 0

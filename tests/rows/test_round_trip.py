@@ -61,9 +61,8 @@ def test_json_lines_come_back_unchanged(
             answered(source, f"{folder}/out.jsonl{packing}", at_once=answer_rows)
         answers = read_rows(f"{folder}/out.jsonl{packing}")
     assert len(answers) == len(table)
-    taken = [
-        name for name in COLUMNS if name not in ("outputs", "finish_reasons", "output_token_ids")
-    ]
+    hidden = ("parsed", "outputs", "finish_reasons", "output_token_ids")
+    taken = [name for name in COLUMNS if name not in hidden]
     for ordinal, (before, after) in enumerate(zip(table, answers.records, strict=True)):
         assert after is not None
         assert after["output"] == f"answer {ordinal}"

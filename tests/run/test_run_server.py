@@ -230,6 +230,29 @@ def test_a_server_of_unknown_kind_is_told_before_the_run(tmp_path: Path, server:
     assert server.behaviour.asked[-1]["ignore_eos"] is True
 
 
+def test_a_form_is_asked_of_vllm_and_its_answer_judged(job: Path, server: Running) -> None:
+    """This server writes what it likes."""
+    ran = call(*command(job, server.url, "--choices", "good,bad"))
+    assert ran.code == 3, ran.err
+    for body in server.behaviour.asked:
+        assert body["structured_outputs"] == {"choice": ["good", "bad"]}
+    for row in answers(job):
+        assert row["status"] == "invalid_output"
+        assert row["error"] == f"the answer {row['output']!r} is none of the choices"
+
+
+def test_a_form_that_a_server_cannot_be_asked_for_is_refused(job: Path, server: Running) -> None:
+    server.behaviour.owned_by = "somebody"
+    ran = call(*command(job, server.url, "--regex", "[0-9]+"))
+    assert ran.code == 2
+    assert "--regex cannot be asked of a server of unknown kind" in ran.sentence
+    assert not server.behaviour.bodies
+    rows: list[Row] = [{"prompt": "Tell", "regex": "[0-9]+"}, {"prompt": "Ask"}]
+    write_lines(job, rows)
+    assert call(*command(job, server.url)).code == 3
+    assert "has no regex; leave it out" in answers(job)[0]["error"]
+
+
 def test_a_server_with_a_shorter_context_sets_the_limit(job: Path, server: Running) -> None:
     server.behaviour.max_model_len = 64
     assert call(*command(job, server.url)).code == 3

@@ -72,6 +72,23 @@ def test_samples_are_the_same_in_another_run(job: Path) -> None:
     assert len(set(outputs[0])) > 1
 
 
+def test_forms_are_asked_of_vllm(job: Path) -> None:
+    form = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    rows: list[Row] = [{"prompt": "Tell them"} for _ in range(4)]
+    rows[0]["choices"] = ["good", "bad"]
+    rows[1]["schema"] = form
+    rows[2]["regex"] = "[0-9]{3}"
+    rows[3]["grammar"] = 'root ::= "a" | "b"'
+    write_lines(job, rows)
+    ran = in_vllm(job, *LIMITS)
+    assert ran.code == 0, ran.err
+    found = read(job.parent / "vllm.jsonl")
+    assert found[0]["parsed"] in ("good", "bad")
+    assert set(found[1]["parsed"]) == {"ok"}
+    assert found[2]["output"].isdigit()
+    assert found[3]["output"] in ("a", "b")
+
+
 def test_memory_that_vllm_cannot_work_with_is_told(job: Path) -> None:
     ran = in_vllm(job, *LIMITS, "--kv-memory", "1KB")
     assert ran.code == 2
