@@ -279,3 +279,15 @@ def test_a_compiled_form_is_forgotten_with_its_last_prompt(tiny_model: Model) ->
         assert is_right(form, text_of(model_dir, answer))
     assert not grammars._compiled
     assert not engine._masks._matchers
+
+
+def test_log_probabilities_are_the_models_own_whatever_is_masked(tiny_model: Model) -> None:
+    model_dir = tiny_model("llama")
+    told = [asking(FORMS[row % 4], logprobs=2, prompt_logprobs=1) for row in range(8)]
+    found = answers(engine_of(model_dir, PROMPTS[:8], told))
+    plain = [asking(FORMS[row % 4]) for row in range(8)]
+    assert said(found) == said(answers(engine_of(model_dir, PROMPTS[:8], plain)))
+    for answer in found:
+        assert answer.logprobs is not None
+        assert len(answer.logprobs) == len(answer.token_ids)
+        assert answer.logprobs.ranks.max() > 1, "a mask has left its mark on the scores"

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from row_jobs import answered, cut_small
 
+from batchpipe.rows.logprob_columns import LOGPROB_COLUMNS
 from batchpipe.rows.results import COLUMNS
 from batchpipe.rows.source import open_source, read_rows
 
@@ -61,7 +62,7 @@ def test_json_lines_come_back_unchanged(
             answered(source, f"{folder}/out.jsonl{packing}", at_once=answer_rows)
         answers = read_rows(f"{folder}/out.jsonl{packing}")
     assert len(answers) == len(table)
-    hidden = ("parsed", "outputs", "finish_reasons", "output_token_ids")
+    hidden = {"parsed", "outputs", "finish_reasons", "output_token_ids", *LOGPROB_COLUMNS}
     taken = [name for name in COLUMNS if name not in hidden]
     for ordinal, (before, after) in enumerate(zip(table, answers.records, strict=True)):
         assert after is not None
