@@ -138,8 +138,8 @@ def test_what_a_line_leaves_open_is_as_in_the_api(tmp_path: Path, model: Path) -
 BAD_LINES: list[tuple[str, Any]] = [
     ("not JSON", "nope"),
     (
-        "response_format is {'type': 'json_object'}; answers are free text",
-        chat("form", "hi", response_format={"type": "json_object"}),
+        "response_format is {'type': 'xml'}; it must have the type text, json_object",
+        chat("form", "hi", response_format={"type": "xml"}),
     ),
     ("custom_id is missing", {"method": "POST", "url": "/v1/completions", "body": {}}),
     ("custom_id is ['x']", line(["x"], "/v1/completions", {"prompt": "hi"})),
@@ -363,3 +363,22 @@ def test_the_shipped_model_labels_tickets_as_a_batch(tmp_path: Path) -> None:
     job = write_lines(tmp_path / "in.jsonl", [chat("a", "My kettle is broken", **LIMIT)])
     [answer] = answers(job, MODEL_DIR)
     assert texts(answer)[0]
+
+
+def test_a_response_format_is_kept_to(tmp_path: Path, model: Path) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
+    schema["additionalProperties"] = False
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    lines = [
+        chat("schema", "Please", max_tokens=40, response_format=form),
+        chat("object", "Please", max_tokens=400, response_format={"type": "json_object"}, seed=1),
+        completion("choice", "Please", structured_outputs={"choice": ["yes", "no"]}, n=2),
+        chat("cut", "Please", max_tokens=2, response_format=form),
+        chat("free", "Please", **LIMIT),
+    ]
+    found = answers(write_lines(tmp_path / "in.jsonl", lines), model)
+    assert json.loads(texts(found[0])[0])["a"] in (1, 2)
+    assert {*texts(found[2])} <= {"yes", "no"}
+    assert texts(found[3])[0]
+    assert found[3]["response"]["body"]["choices"][0]["finish_reason"] == "length"
+    assert texts(found[4])[0]

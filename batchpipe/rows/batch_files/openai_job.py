@@ -42,6 +42,18 @@ REASONS = {
 }
 
 
+ANY_OBJECT = {"type": "object"}
+
+# What `structured_outputs` of vLLM may have -> the column that asks the same.
+VLLM_FORMS = {
+    "json": "schema",
+    "json_object": "schema",
+    "choice": "choices",
+    "regex": "regex",
+    "grammar": "grammar",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """Fields of a body that together become columns of the row."""
@@ -66,15 +78,40 @@ def _logprobs(body: Mapping[str, Any]) -> Record:
 SCORES = Asked(("logprobs", "top_logprobs", "prompt_logprobs"), ("logprobs",), _logprobs)
 
 
-def _response_format(body: Mapping[str, Any]) -> Record:
-    """What the row's columns say of the form that its answer must have."""
+def _form(body: Mapping[str, Any]) -> Record:
+    """What the row's columns say of the form that its answer must have; vLLM has a field more."""
+    forms = body.get("structured_outputs")
+    if forms is None:
+        return _response_format(body.get("response_format"))
+    asked = [name for name in forms if forms[name] is not None] if isinstance(forms, dict) else []
+    if len(asked) != 1 or asked[0] not in VLLM_FORMS:
+        raise BadRequest(
+            f"structured_outputs is {shown(forms)}; it must have one of {listed(VLLM_FORMS)}"
+        )
     if "response_format" in body:
-        wanted = shown(body["response_format"])
-        raise BadRequest(f"response_format is {wanted}; answers are free text: leave it out")
-    return {}
+        raise BadRequest("response_format and structured_outputs exclude each other: give one")
+    is_any = asked[0] == "json_object"
+    return {VLLM_FORMS[asked[0]]: ANY_OBJECT if is_any else forms[asked[0]]}
 
 
-FORM = Asked(("response_format",), (), _response_format)
+def _response_format(wanted: Any) -> Record:
+    if wanted is None:
+        return {}
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if kind == "json_object":
+        return {"schema": ANY_OBJECT}
+    named = wanted.get("json_schema") if kind == "json_schema" else None
+    if not isinstance(named, dict) or named.get("schema") is None:
+        raise BadRequest(
+            f"response_format is {shown(wanted)}; it must have the type text, json_object, or "
+            f"json_schema with a schema in it"
+        )
+    return {"schema": named["schema"]}
+
+
+FORM = Asked(
+    ("response_format", "structured_outputs"), ("choices", "schema", "regex", "grammar"), _form
+)
 
 
 @dataclass(frozen=True, slots=True)
