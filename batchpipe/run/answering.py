@@ -10,8 +10,8 @@ from batchpipe.journal.journal import Journal
 from batchpipe.planner.plan import Plan
 from batchpipe.rows.results import Result
 from batchpipe.run.answers import Answers
-from batchpipe.run.engines import Engine
-from batchpipe.run.progress import Progress
+from batchpipe.run.engines import Engine, Spent
+from batchpipe.run.progress import Progress, Watcher
 from batchpipe.run.session.recorder import Recorder
 from batchpipe.run.stop import StopSignals
 from batchpipe.run.work import Work
@@ -44,13 +44,14 @@ class Answering:
         limits: Limits,
         work: Work,
         recorder: Recorder,
+        watcher: Watcher,
     ) -> None:
         self.uncached_tokens = 0
         self._before, self._started = work, time.perf_counter()
         self.lengths = plan.new_lengths()
         self._engine, self._answers = engine, answers
         self._journal, self._limits, self._recorder = journal, limits, recorder
-        self._progress = Progress(journal.rows, journal.counts.finished)
+        self._watcher, self._done_before = watcher, journal.counts.finished
         self._prompt_tokens = 0
 
     def run(self) -> str | None:
@@ -58,6 +59,7 @@ class Answering:
         is_done = False
         with StopSignals() as stop, closing(self._engine.steps()) as steps:
             try:
+                self._tell(self._engine.spent())
                 for finished in steps:
                     for answer in finished:
                         self._recorder.answered(answer)
@@ -66,7 +68,9 @@ class Answering:
                     results = self._answers.results(finished)
                     if results:
                         self._record(results)
-                    self._tell()
+                    spent = self._engine.spent()
+                    self._recorder.step(spent)
+                    self._tell(spent)
                     if stop.received is not None:
                         return stop.received.name
                     if self._limits.are_passed_by(self._journal):
@@ -75,7 +79,7 @@ class Answering:
                         return BUDGET
                 is_done = True
             finally:
-                self._progress.close()
+                self._watcher.close()
                 self._journal.flush()
                 self._recorder.write(is_done=is_done)
         return None
@@ -105,12 +109,16 @@ class Answering:
         ends_at = self._limits.ends_at
         return ends_at is not None and time.monotonic() >= ends_at
 
-    def _tell(self) -> None:
-        spent = self._engine.spent()
+    def _tell(self, spent: Spent) -> None:
         counts = spent.counts
-        self._recorder.step(spent)
-        self._progress.update(
-            self._journal.counts.finished,
-            self._prompt_tokens + counts.completion_tokens,
-            max(0.0, 1 - counts.computed_prompt_tokens / max(1, self._prompt_tokens)),
+        self._watcher.show(
+            Progress(
+                done=self._journal.counts.finished,
+                total=self._journal.rows,
+                done_before=self._done_before,
+                prompt_tokens=self._prompt_tokens,
+                computed_prompt_tokens=counts.computed_prompt_tokens,
+                completion_tokens=counts.completion_tokens,
+                seconds=time.perf_counter() - self._started,
+            )
         )

@@ -60,9 +60,15 @@ class Begun:
     journal: Journal
 
 
-def make_ready(options: JobOptions, run_options: RunOptions) -> Ready:
-    """Everything checked that can be before the rows are read, short of the weights."""
-    backend = connect(options, run_options)
+def make_ready(
+    options: JobOptions, run_options: RunOptions, backend: Backend | None = None
+) -> Ready:
+    """Everything checked that can be before the rows are read, short of the weights.
+
+    ``backend`` is the one that the options name, None where it is still to be looked for.
+    """
+    if backend is None:
+        backend = connect(options, run_options)
     options = backend.options
     source, template = open_job(options)
     config = load_config(options)

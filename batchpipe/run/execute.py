@@ -15,6 +15,7 @@ from batchpipe.run.engines import Spent
 from batchpipe.run.forms import check_judge
 from batchpipe.run.history import save_history
 from batchpipe.run.plan_job import plan_facts
+from batchpipe.run.progress import Watcher
 from batchpipe.run.session.recorder import Recorder
 from batchpipe.run.work import Work
 
@@ -32,7 +33,9 @@ class Executed:
     stopped_by: str | None = None  # a signal's name, or what was spent
 
 
-def execute(ready: Ready, begun: Begun, *, limits: Limits, work: Work) -> Executed:
+def execute(
+    ready: Ready, begun: Begun, *, limits: Limits, work: Work, watcher: Watcher
+) -> Executed:
     """Every prompt of the plan is answered in the journal, or as many as a stop allowed.
 
     ``work`` is what the run has cost before.
@@ -54,7 +57,7 @@ def execute(ready: Ready, begun: Begun, *, limits: Limits, work: Work) -> Execut
     journal.keep("plan.parquet", packed_plan(plan, facts))
     recorder = Recorder.of(journal, opened, ready.language, facts)
     answers = Answers(job, plan, ready.language, opened.matches)
-    answering = Answering(opened.engine, plan, answers, journal, limits, work, recorder)
+    answering = Answering(opened.engine, plan, answers, journal, limits, work, recorder, watcher)
     stopped_by = answering.run()
     learnt = {key: answering.lengths.finished(nth) for nth, key in enumerate(plan.group_keys)}
     save_history(options.model, options.template, learnt)

@@ -32,24 +32,34 @@ from batchpipe.run.begin import (
     make_ready,
     real_path,
 )
-from batchpipe.run.engines import computing
+from batchpipe.run.engines import Backend, computing
 from batchpipe.run.execute import Executed, execute
 from batchpipe.run.fingerprint import check_unchanged, settings_fingerprint
 from batchpipe.run.language import load_config
+from batchpipe.run.progress import ProgressBar, Watcher
 from batchpipe.run.summary import Summary
 from batchpipe.run.tally import Tally
 from batchpipe.run.work import Work
 from batchpipe.structured.column import Column, column_of
 
 
-def run(options: JobOptions, run_options: RunOptions) -> Summary:
+def run(
+    options: JobOptions,
+    run_options: RunOptions,
+    *,
+    backend: Backend | None = None,
+    watcher: Watcher | None = None,
+) -> Summary:
     """Every input row has its result row in OUT; what was finished before is not computed again.
+
+    ``backend`` is what the options name where that is there already; ``watcher`` is told of the
+    progress, on stderr where it is None.
 
     Raises:
         ConfigError: before the model loads, for anything wrong with the request
         StoppedEarly: after SIGTERM or Ctrl-C (`Interrupted`); what is finished is on disk
     """
-    return _run(options, run_options, None)
+    return _run(options, run_options, None, backend, watcher)
 
 
 def retry(run_dir: str, asked: RetryOptions) -> Summary:
@@ -75,7 +85,13 @@ def retry(run_dir: str, asked: RetryOptions) -> Summary:
     )
 
 
-def _run(options: JobOptions, run_options: RunOptions, retry: RetryOptions | None) -> Summary:
+def _run(
+    options: JobOptions,
+    run_options: RunOptions,
+    retry: RetryOptions | None,
+    backend: Backend | None = None,
+    watcher: Watcher | None = None,
+) -> Summary:
     started, began = time.perf_counter(), time.monotonic()
     budget = budget_hours(options, run_options)
     folder = open_folder(run_options.run_dir or f"{run_options.out}.run")
@@ -85,7 +101,7 @@ def _run(options: JobOptions, run_options: RunOptions, retry: RetryOptions | Non
         if finished is not None:
             print(f"{folder.name}: this run is complete, nothing to do", file=sys.stderr)
             return finished
-    ready = make_ready(options, run_options)
+    ready = make_ready(options, run_options, backend)
     check_form(ready.source, run_options)
     with hold(folder) as lock:
         begun = begin(ready, folder, lock, run_options, retry)
@@ -101,6 +117,7 @@ def _run(options: JobOptions, run_options: RunOptions, retry: RetryOptions | Non
             begun,
             limits=_limits(journal, run_options, None if budget is None else began + budget * 3600),
             work=before + Work(plan_seconds=time.perf_counter() - started),
+            watcher=watcher or ProgressBar(),
         )
         if executed.stopped_by is not None:
             raise _stopped(executed.stopped_by, journal)

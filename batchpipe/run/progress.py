@@ -1,10 +1,13 @@
-"""How far a run is: a bar on a terminal, whole lines elsewhere, always on stderr."""
+"""How far a run is: told to whoever watches, as a bar or lines on stderr or by a function."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from tqdm import tqdm
 
@@ -12,43 +15,121 @@ LINE_SECONDS = 5.0
 REDRAW_SECONDS = 0.5  # also while no row ends: tokens go on
 
 
+@dataclass(frozen=True, slots=True)
 class Progress:
-    """Rows done, tokens a second, reused share and time left."""
+    """How far a run is.
 
-    def __init__(self, rows: int, done: int = 0) -> None:
+    >>> from batchpipe import Progress
+    >>> Progress(done=30, total=50, done_before=10, seconds=2.0).seconds_left
+    2.0
+    """
+
+    done: int  # rows with a result, also an error
+    total: int  # rows
+    done_before: int = 0  # of them, by earlier sessions of the same run
+    prompt_tokens: int = 0  # of the rows that this session answered, each as if alone
+    computed_prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0  # since the engine began
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of prompts and answers that are through in a second."""
+        return (self.prompt_tokens + self.completion_tokens) / max(1e-6, self.seconds)
+
+    @property
+    def reused_share(self) -> float:
+        """The share of prompt tokens that another row's keys and values served."""
+        return max(0.0, 1 - self.computed_prompt_tokens / max(1, self.prompt_tokens))
+
+    @property
+    def seconds_left(self) -> float:
+        """At the rate of this session."""
+        return (self.total - self.done) * self.seconds / max(1, self.done - self.done_before)
+
+
+class Watcher(Protocol):
+    """Is told after each step how far the run is."""
+
+    def show(self, progress: Progress) -> None:
+        """What raises here stops the run."""
+
+    def close(self) -> None:
+        """Nothing more comes; the run may have ended before its end."""
+
+
+class Unwatched:
+    """Tells nobody."""
+
+    def show(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Told:
+    """Calls a function at the start and whenever rows have ended."""
+
+    def __init__(self, function: Callable[[Progress], object]) -> None:
+        self._function = function
+        self._done: int | None = None
+
+    def show(self, progress: Progress) -> None:
+        """The function knows of every row that has ended."""
+        if progress.done != self._done:
+            self._done = progress.done
+            self._function(progress)
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class ProgressBar:
+    """Rows done, tokens a second, reused share and time left: a bar on a terminal, else lines."""
+
+    def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
-        self._started = self._line_at = time.monotonic()
-        size = shutil.get_terminal_size()  # 80 x 24 where a terminal says it has none
-        self._bar = tqdm(
-            total=rows,
-            initial=done,
-            unit="row",
-            file=sys.stderr,
-            disable=not self._terminal,
-            ncols=size.columns,
-            nrows=size.lines,
-        )
-        self._rows, self._first, self._done = rows, done, done
+        self._line_at = time.monotonic()
+        self._bar: tqdm[None] | None = None
+        self._drawn = 0
 
-    def update(self, done: int, tokens: int, reused_share: float) -> None:
-        """So many rows are done, and so many tokens, prompts as if computed, are through."""
-        seconds = max(1e-6, time.monotonic() - self._started)
-        rate = f"{tokens / seconds:,.0f} tok/s, {reused_share:.0%} reused"
+    def show(self, progress: Progress) -> None:
+        """The bar moves; where it is no terminal, a line is written every `LINE_SECONDS`."""
+        rate = f"{progress.tokens_per_second:,.0f} tok/s, {progress.reused_share:.0%} reused"
         if self._terminal:
-            moves = self._bar.update(done - self._done)
-            waited = time.monotonic() - self._line_at >= REDRAW_SECONDS
-            self._bar.set_postfix_str(rate, refresh=bool(moves) or waited)
-            self._line_at = time.monotonic() if moves or waited else self._line_at
-        elif time.monotonic() - self._line_at >= LINE_SECONDS or done == self._rows:
+            self._draw(progress, rate)
+        elif self._waited(LINE_SECONDS) or progress.done == progress.total:
             self._line_at = time.monotonic()
-            left = (self._rows - done) * seconds / max(1, done - self._first)
+            left = tqdm.format_interval(progress.seconds_left)
             print(
-                f"{done}/{self._rows} rows, {rate}, {tqdm.format_interval(left)} left",
+                f"{progress.done}/{progress.total} rows, {rate}, {left} left",
                 file=sys.stderr,
                 flush=True,
             )
-        self._done = done
 
     def close(self) -> None:
         """The bar stays as it is."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def _draw(self, progress: Progress, rate: str) -> None:
+        if self._bar is None:
+            size = shutil.get_terminal_size()  # 80 x 24 where a terminal says it has none
+            self._bar = tqdm(
+                total=progress.total,
+                initial=progress.done,
+                unit="row",
+                file=sys.stderr,
+                ncols=size.columns,
+                nrows=size.lines,
+            )
+            self._drawn = progress.done
+        moves = self._bar.update(progress.done - self._drawn)
+        self._drawn = progress.done
+        drawn = bool(moves) or self._waited(REDRAW_SECONDS)
+        self._bar.set_postfix_str(rate, refresh=drawn)
+        self._line_at = time.monotonic() if drawn else self._line_at
+
+    def _waited(self, seconds: float) -> bool:
+        return time.monotonic() - self._line_at >= seconds

@@ -11,10 +11,11 @@ import termios
 import pytest
 
 DRAW = """
-from batchpipe.run.progress import Progress
-progress = Progress(rows=10, done=2)
-progress.update(done=10, tokens=1000, reused_share=0.5)
-progress.close()
+from batchpipe.run.progress import Progress, ProgressBar
+bar = ProgressBar()
+bar.show(Progress(done=2, total=10))
+bar.show(Progress(done=10, total=10, prompt_tokens=1000, computed_prompt_tokens=500, seconds=1))
+bar.close()
 """
 
 
