@@ -25,6 +25,7 @@ from batchpipe.config import (
 )
 from batchpipe.errors import GOES_ON, BatchpipeError, Interrupted, StoppedEarly
 from batchpipe.planner.order import ORDERS
+from batchpipe.run.collection import own_the_process
 from batchpipe.run.hidden_torch import hide_torch
 from batchpipe.run.stop import Terminated, raising_terminated
 from batchpipe.structured.options import file_or_text
@@ -348,6 +349,7 @@ def _print(report: Any, as_json: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit with its code; whatever stops it is one sentence on stderr."""
+    own_the_process()
     with raising_terminated():
         sys.exit(_exit_code(arguments))
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from batchpipe.run.collection import collection_paused
+from batchpipe.run.collection import collection_paused, own_the_process
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +20,7 @@ def _thawed():
 
 
 def test_no_cycle_is_looked_for_inside_and_what_lives_is_frozen() -> None:
+    own_the_process()
     with collection_paused():
         assert not gc.isenabled()
         alive = [[] for _ in range(1000)]
@@ -28,11 +29,20 @@ def test_no_cycle_is_looked_for_inside_and_what_lives_is_frozen() -> None:
         assert gc.get_freeze_count() >= len(alive)
 
 
+def test_in_a_library_nothing_is_frozen() -> None:
+    gc.unfreeze()
+    with collection_paused():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 def test_triton_finds_nothing_to_report_at_the_end() -> None:
     code = (
         "import triton\n"
-        "from batchpipe.run.collection import collection_paused\n"
+        "from batchpipe.run.collection import collection_paused, own_the_process\n"
+        "own_the_process()\n"
         "with collection_paused():\n"
         "    import torch._dynamo\n"
     )
