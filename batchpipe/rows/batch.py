@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -124,6 +125,39 @@ class Rows:
     @cached_property
     def _firsts(self) -> list[int]:
         return [file.first for file in self.files]
+
+
+class RowSource(Protocol):
+    """All input rows, wherever they are; every pass over them gives the same."""
+
+    @property
+    def spec(self) -> str:
+        """What the user calls it, for messages."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns, in first-seen order."""
+
+    @property
+    def schema(self) -> pa.Schema | None:
+        """None where the rows are no table."""
+
+    @property
+    def readable(self) -> bool:
+        """False where nothing is known to be in it."""
+
+    @property
+    def from_arrow(self) -> bool:
+        """True where some cell comes from a table, whose structs have all keys of their column."""
+
+    @property
+    def are_requests(self) -> bool:
+        """True where the rows are requests to an API, which may be of every kind of prompt."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self) -> Iterator[Rows]:
+        """All rows in order, some at a time."""
 
 
 def joined_rows(

@@ -10,7 +10,7 @@ from typing import Any
 
 from batchpipe.errors import ConfigError
 from batchpipe.planner.request import Constraint, Sampling
-from batchpipe.rows.source import Rows, Source
+from batchpipe.rows.batch import Rows, RowSource
 from batchpipe.rows.words import shown
 from batchpipe.structured.constraint import KINDS, BadConstraint, constraint_of, most_tokens
 
@@ -138,6 +138,14 @@ def check_sampling(**values: object) -> Sampling:
         raise ConfigError(str(bad)) from bad
 
 
+def sampled_by(defaults: Sampling, given: Mapping[str, object]) -> Sampling | str:
+    """The defaults with these parameters in their place, or a sentence on what is wrong."""
+    try:
+        return _overridden(defaults, list(given), list(given.values()))
+    except _BadValue as bad:
+        return str(bad)
+
+
 def check_overrides(values: Mapping[str, object]) -> None:
     """Every value may override all rows; ``ConfigError`` for an unknown name or a wrong value."""
     named: dict[str, str] = {}
@@ -162,7 +170,7 @@ class SamplingReader:
     """
 
     def __init__(
-        self, source: Source, defaults: Sampling, overrides: Mapping[str, object] | None = None
+        self, source: RowSource, defaults: Sampling, overrides: Mapping[str, object] | None = None
     ) -> None:
         overrides = overrides or {}
         check_overrides(overrides)

@@ -12,13 +12,13 @@ import pyarrow.types as kinds
 
 from batchpipe.errors import ConfigError
 from batchpipe.planner.request import Prompts
+from batchpipe.rows.batch import Rows, RowSource
 from batchpipe.rows.messages import BadMessages, Message, parse_messages
-from batchpipe.rows.source import Rows, Source
 from batchpipe.rows.template import RenderError, Template
 from batchpipe.rows.token_ids import read_token_ids
 from batchpipe.rows.words import listed, shown
 
-PromptKind = Literal["text", "messages", "token_ids"]
+PromptKind = Literal["text", "messages", "token_ids", "rendered"]
 Wanted = npt.NDArray[np.bool_]  # [rows of a batch]
 
 SOURCES: dict[str, PromptKind] = {
@@ -32,7 +32,8 @@ SOURCES: dict[str, PromptKind] = {
 class PromptTable:
     """The prompt of each row that was wanted, or the sentence that says why it has none.
 
-    All prompts are of one kind: texts as they are, chats for the chat template, or token ids.
+    All prompts are of one kind: texts as they are, chats for the chat template, what that made of
+    chats, or token ids.
     """
 
     kind: PromptKind
@@ -54,13 +55,13 @@ class PromptReader:
 
     def __init__(
         self,
-        source: Source,
+        source: RowSource,
         *,
         template: Template | None = None,
         prompt_column: str | None = None,
     ) -> None:
         self._template = template
-        self._from_arrow = any(file.format == "parquet" for file in source.files)
+        self._from_arrow = source.from_arrow
         self._kind: PromptKind = "text"
         self._column: str | None = None
         if source.readable:
@@ -110,7 +111,7 @@ class PromptReader:
         return _chat(self._column, cell, from_arrow=self._from_arrow)
 
 
-def _check_options(source: Source, template: Template | None, prompt_column: str | None) -> None:
+def _check_options(source: RowSource, template: Template | None, prompt_column: str | None) -> None:
     if template is not None:
         if prompt_column is not None:
             raise ConfigError("--template and --prompt-column exclude each other: give one")
@@ -122,7 +123,7 @@ def _check_options(source: Source, template: Template | None, prompt_column: str
         )
 
 
-def _only_source(source: Source) -> str:
+def _only_source(source: RowSource) -> str:
     found = [name for name in SOURCES if name in source.names]
     if len(found) == 1:
         return found[0]
@@ -138,7 +139,7 @@ def _only_source(source: Source) -> str:
     )
 
 
-def _kind_of(source: Source, column: str) -> PromptKind:
+def _kind_of(source: RowSource, column: str) -> PromptKind:
     """What a renamed column holds, by its Arrow type or its first value in the whole job."""
     if source.schema is not None:
         kind = source.schema.field(column).type

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchpipe.errors import ConfigError
-from batchpipe.rows.source import Rows, Source
+from batchpipe.rows.batch import Rows, RowSource
 from batchpipe.rows.words import listed, shown
 
 DEFAULT_COLUMN = "request_id"
@@ -21,7 +21,7 @@ class RequestIds:
     Raises ``ConfigError`` for a named column that does not exist.
     """
 
-    def __init__(self, source: Source, id_column: str | None) -> None:
+    def __init__(self, source: RowSource, id_column: str | None) -> None:
         self._source = source
         self._column: str | None = id_column or DEFAULT_COLUMN
         if self._column not in source.names:

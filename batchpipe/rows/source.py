@@ -45,6 +45,16 @@ class Source:
         """False where nothing is known to be in it: no rows, or lines of which none is a row."""
         return any(surveyed.readable for surveyed in self.surveys)
 
+    @property
+    def from_arrow(self) -> bool:
+        """True where some cell comes from Parquet, whose structs have all keys of their column."""
+        return any(file.format == "parquet" for file in self.files)
+
+    @property
+    def are_requests(self) -> bool:
+        """True where the rows are made of requests to an API."""
+        return self.view is not None
+
     def through(self, view: View) -> Source:
         """The same lines, read as the rows that the view makes of them."""
         assert self.schema is None, "Parquet files hold rows, not lines"

@@ -13,7 +13,7 @@ from batchpipe.planner.advice import (
 )
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting
-from batchpipe.rows.source import Source
+from batchpipe.rows.batch import RowSource
 from batchpipe.rows.template import Template
 from batchpipe.run.column_order import (
     BetterOrder,
@@ -82,13 +82,13 @@ def _text_order(
     ]
 
 
-def _columns(option: str, source: Source, rows: list[int]) -> BetterOrder | None:
+def _columns(option: str, source: RowSource, rows: list[int]) -> BetterOrder | None:
     parts = template_parts(Template.from_option(option).source, source.names)
     names = sorted({name for part in parts for name in part.columns})
     return better_column_order(parts, _cells(source, names, rows))
 
 
-def _cells(source: Source, names: list[str], rows: list[int]) -> dict[str, list[object]]:
+def _cells(source: RowSource, names: list[str], rows: list[int]) -> dict[str, list[object]]:
     """These columns of these rows, which rise."""
     cells: dict[str, list[object]] = {name: [] for name in names}
     for batch in source.batches():

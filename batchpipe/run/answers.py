@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,14 @@ NO_ANSWER = {
 def failed_results(faults: Mapping[int, str], *, but: Container[int] = ()) -> list[Result]:
     """The error results of rows that cannot run, save those that have theirs."""
     return [Result.failed(row, why) for row, why in sorted(faults.items()) if row not in but]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row's result, and the answers that it was made of; none where it failed before."""
+
+    result: Result
+    answers: tuple[Answer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,27 +76,27 @@ class Answers:
 
     def results(self, answers: Iterable[Answer]) -> list[Result]:
         """Results of the rows that these answers complete."""
-        results: list[Result] = []
+        return [row.result for row in self.rows(answers)]
+
+    def rows(self, answers: Iterable[Answer]) -> Iterator[Row]:
+        """The rows that these answers complete."""
         for answer in answers:
             first = answer.index - int(self._plan.sample[answer.index])
             samples = self._waiting.setdefault(first, [])
             samples.append(answer)
             if len(samples) == self._plan.samplings[first].n:
                 del self._waiting[first]
-                results += self._fan_out(first, sorted(samples, key=lambda each: each.index))
-        return results
+                yield from self._fan_out(first, sorted(samples, key=lambda each: each.index))
 
-    def _fan_out(self, first: int, samples: list[Answer]) -> list[Result]:
+    def _fan_out(self, first: int, samples: list[Answer]) -> Iterator[Row]:
         by_prompt, starts = self._rows_of
         places = by_prompt[starts[first] : starts[first + 1]].tolist()
-        results: list[Result] = []
         for nth, place in enumerate(places):
             tokens = len(self._plan.prompts[first])
             cached = tokens if nth else samples[0].cached_tokens
             parts = self._gathered(_Part(place, samples, tokens, cached))
             if parts:
-                results.append(self._result(int(self._job.runnable[place]), parts))
-        return results
+                yield self._row(int(self._job.runnable[place]), parts)
 
     def _gathered(self, part: _Part) -> list[_Part]:
         """All parts of the row in order, once this is the last of them; else none."""
@@ -101,18 +109,18 @@ class Answers:
             return []
         return sorted(self._parts.pop(first), key=lambda each: each.place)
 
-    def _result(self, row: int, parts: list[_Part]) -> Result:
-        answers = [answer for part in parts for answer in part.samples]
+    def _row(self, ordinal: int, parts: list[_Part]) -> Row:
+        answers = tuple(answer for part in parts for answer in part.samples)
         faults = [self._fault(answer) for answer in answers if _is_fault(answer)]
         if faults:
-            return Result.failed(row, faults[0])
+            return Row(Result.failed(ordinal, faults[0]), answers)
         texts = tuple(self._text(answer) for answer in answers)
         reasons = tuple(FINISH_REASONS[answer.ended_by] for answer in answers)
         several = len(texts) > 1
         judged = [self._judged(*each) for each in zip(answers, texts, strict=True)]
         wrong = _wrong(judged)
-        return Result(
-            ordinal=row,
+        result = Result(
+            ordinal=ordinal,
             output=texts[0],
             parsed=judged[0].parsed,
             status="success" if wrong is None else "invalid_output",
@@ -126,8 +134,9 @@ class Answers:
             output_token_ids=answers[0].token_ids or None,
             **self._told(answers),
         )
+        return Row(result, answers)
 
-    def _told(self, samples: list[Answer]) -> dict[str, Any]:
+    def _told(self, samples: Sequence[Answer]) -> dict[str, Any]:
         """How likely the model found the tokens, where the row asked for it."""
         cells = [
             self._logprobs.cell(each.token_ids, each.logprobs)

@@ -18,7 +18,7 @@ MOST_TOLD = 10
 
 def check_form(source: Source, run_options: RunOptions) -> None:
     """OUT has room for all that is asked for; `ConfigError` else."""
-    is_lines = source.view is not None and output_format(run_options.out) == "jsonl"
+    is_lines = source.are_requests and output_format(run_options.out) == "jsonl"
     if is_lines and run_options.with_token_ids:
         raise ConfigError(
             f"--with-token-ids: OpenAI's batch lines have no place for token ids; leave it out, or "
@@ -28,7 +28,7 @@ def check_form(source: Source, run_options: RunOptions) -> None:
 
 def openai_form(source: Source, options: JobOptions, manifest: Manifest) -> OpenAILines | None:
     """How the answers to batch lines are written; None where the rows are a job's own."""
-    if source.view is None:
+    if not source.are_requests:
         return None
     began = datetime.fromisoformat(manifest.sessions[0].started)
     return OpenAILines(model=options.model_names[0], created=int(began.timestamp()))
@@ -36,7 +36,7 @@ def openai_form(source: Source, options: JobOptions, manifest: Manifest) -> Open
 
 def tell_bad_lines(job: Job) -> None:
     """The first lines that cannot be answered stand on stderr, before the model loads."""
-    if job.source.view is None or not job.faults:
+    if not job.source.are_requests or not job.faults:
         return
     bad = sorted(job.faults.items())
     for _, sentence in bad[:MOST_TOLD]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Language:
     context: int  # positions, for prompt and answer together
     eos_token_ids: frozenset[int]
     defaults: dict[str, Any]  # sampling defaults of generation_config.json
+    chat_options: dict[str, Any] = field(default_factory=dict)  # for the chat template
 
     def within(self, context: int | None) -> Language:
         """The same, of a model that is served with so short a context; None: with its own."""
@@ -49,7 +50,7 @@ class Language:
     def render_chat(self, messages: Any) -> str:
         """The messages in the model's chat template, up to where the answer begins."""
         text: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
+            messages, tokenize=False, add_generation_prompt=True, **self.chat_options
         )
         return text
 

@@ -43,6 +43,7 @@ class OwnBackend:
     device: torch.device
     step_tokens: int | None
     context: int | None = None
+    model: Any = None  # that stays loaded between plans; None: each plan loads it
 
     def target(self, language: Language, dtype: str | None) -> Target:
         """This machine, whose KV memory may not be known before the weights are loaded.
@@ -65,6 +66,16 @@ class OwnBackend:
             step_tokens=self.step_tokens,
         )
 
+    def loaded(self, language: Language, dtype: str | None) -> OwnBackend:
+        """The same with its model in memory, for as long as somebody holds it.
+
+        Raises:
+            ConfigError: as `target`, or the model cannot be loaded
+            DeviceLost: the device fails for good
+        """
+        cost = self.target(language, dtype).cost
+        return replace(self, model=_loaded(self.options, language.config, self.device, cost))
+
     def open(self, job: Job, plan: Plan, language: Language, target: Target | None) -> Opened:
         """The model is loaded and has its KV memory.
 
@@ -78,7 +89,9 @@ class OwnBackend:
         if faults:
             job, plan = plan_job(job.without(faults), options.order, target, history=plan.history)
         compiled = _grammars(plan, language)  # in the background, while the weights load
-        model = _loaded(options, language.config, self.device, cost)
+        model = self.model
+        if model is None:
+            model = _loaded(options, language.config, self.device, cost)
         if target.kv_blocks is None:
             free = blocks_in(free_bytes(self.device.type), cost.shape, cost.dtype)
             target = replace(target, kv_blocks=free)

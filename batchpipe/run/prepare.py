@@ -13,10 +13,11 @@ import numpy.typing as npt
 from batchpipe.config import JobOptions
 from batchpipe.errors import ConfigError
 from batchpipe.planner.request import Prompts, Sampling
+from batchpipe.rows.batch import Rows, RowSource
 from batchpipe.rows.batch_files.openai_job import one_prompt_each, seen_as_requests
 from batchpipe.rows.parameters import SamplingReader, check_sampling
 from batchpipe.rows.request_ids import CUSTOM_ID, RequestIds
-from batchpipe.rows.source import Rows, Source, open_source
+from batchpipe.rows.source import Source, open_source
 from batchpipe.rows.template import Template
 from batchpipe.run.against.asked_rows import Asking
 from batchpipe.run.fingerprint import InputDigest
@@ -32,7 +33,7 @@ DEFAULT_MAX_TOKENS = 256
 class Job:
     """What is to be run of the input, and which of its rows cannot be."""
 
-    source: Source
+    source: RowSource
     faults: dict[int, str]  # row -> why it cannot run
     skipped: frozenset[int]  # the faults that --on-too-long skip asked for
     runnable: npt.NDArray[np.int64]  # rows to run, in input order; one of several prompts repeats
@@ -82,7 +83,7 @@ def open_job(options: JobOptions) -> tuple[Source, Template | None]:
             has_max_tokens="max_tokens" in options.sampling,
             required=options.batch_lines,
         )
-    if source.view is not None and options.id_column is not None:
+    if source.are_requests and options.id_column is not None:
         raise ConfigError(
             f"--id-column {options.id_column}: OpenAI batch lines are named by custom_id; leave it"
         )
@@ -93,7 +94,7 @@ def open_job(options: JobOptions) -> tuple[Source, Template | None]:
 
 def prepare(
     options: JobOptions,
-    source: Source,
+    source: RowSource,
     template: Template | None,
     language: Language,
     *,
@@ -158,17 +159,17 @@ class _Readers:
     def __init__(
         self,
         options: JobOptions,
-        source: Source,
+        source: RowSource,
         template: Template | None,
         language: Language,
         left: Remaining,
     ) -> None:
         self._prompts = RowPrompts(source, template, options.prompt_column, language)
-        self._ids = RequestIds(source, CUSTOM_ID if source.view else options.id_column)
-        defaults = _default_sampling(options, language, of_an_api=source.view is not None)
+        self._ids = RequestIds(source, CUSTOM_ID if source.are_requests else options.id_column)
+        defaults = default_sampling(options, language, of_an_api=source.are_requests)
         self._samplings = [SamplingReader(source, defaults, each) for each in left.overrides]
         self._options, self._language, self._left = options, language, left
-        self._by_line = source.view is not None  # a fault is told with its line
+        self._by_line = source.are_requests  # a fault is told with its line
 
     def read(self, rows: Rows) -> _Piece:
         """The rows of the batch that are wanted, each a prompt or several, or a fault."""
@@ -214,7 +215,9 @@ class _Readers:
         return chosen
 
 
-def _default_sampling(options: JobOptions, language: Language, *, of_an_api: bool) -> Sampling:
+def default_sampling(
+    options: JobOptions, language: Language, *, of_an_api: bool = False
+) -> Sampling:
     """How a row that says nothing is sampled: by the options, else by the model's own defaults.
 
     What neither says is greedy and short for a job's own rows. Requests to an API mean what they

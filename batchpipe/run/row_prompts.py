@@ -10,8 +10,8 @@ import numpy.typing as npt
 from jinja2 import TemplateError
 
 from batchpipe.planner.request import Prompts
+from batchpipe.rows.batch import Rows, RowSource
 from batchpipe.rows.prompts import SOURCES, PromptReader, PromptTable
-from batchpipe.rows.source import Rows, Source
 from batchpipe.rows.template import Template
 from batchpipe.rows.token_ids import joined
 from batchpipe.run.language import TOKENIZED_AT_ONCE, Language
@@ -26,16 +26,16 @@ class RowPrompts:
 
     def __init__(
         self,
-        source: Source,
+        source: RowSource,
         template: Template | None,
         prompt_column: str | None,
         language: Language,
     ) -> None:
         self._language = language
         self._readers: dict[str | None, PromptReader] = (
-            {None: PromptReader(source, template=template, prompt_column=prompt_column)}
-            if source.view is None
-            else {column: PromptReader(source, prompt_column=column) for column in SOURCES}
+            {column: PromptReader(source, prompt_column=column) for column in SOURCES}
+            if source.are_requests
+            else {None: PromptReader(source, template=template, prompt_column=prompt_column)}
         )
 
     def read(self, rows: Rows, wanted: Flags) -> tuple[dict[int, str], list[PromptTable]]:
@@ -57,7 +57,7 @@ class RowPrompts:
             places, rising  # [prompts]
             token ids  # [prompts]
         """
-        found = [_tokenized(table, faults, self._language) for table in tables]
+        found = [tokenized(table, faults, self._language) for table in tables]
         if len(found) == 1:
             return found[0]
         places = np.concatenate([some for some, _ in found])
@@ -70,7 +70,7 @@ def _has(rows: Rows, column: str) -> Flags:
     return np.fromiter((cell is not None for cell in cells), np.bool_, len(cells))
 
 
-def _tokenized(
+def tokenized(
     table: PromptTable, faults: dict[int, str], language: Language
 ) -> tuple[npt.NDArray[np.int64], Prompts]:
     """Places without a fault and their token ids; what a template refuses is one fault more.
@@ -79,13 +79,13 @@ def _tokenized(
         places, rising  # [prompts]
         token ids  # [prompts]
     """
+    if table.kind == "messages":
+        table = rendered(table, faults, language)
     asked = np.flatnonzero(np.isin(table.rows, list(faults), invert=True))
     places = table.rows[asked]
     if isinstance(table.prompts, Prompts):
         return places, table.prompts.take(asked)
     texts: list[Any] = [table.prompts[place] for place in asked.tolist()]
-    if table.kind == "messages":
-        places, texts = _rendered_chats(places, texts, faults, language)
     parts: list[Prompts] = []
     for start in range(0, len(texts), TOKENIZED_AT_ONCE):
         some = texts[start : start + TOKENIZED_AT_ONCE]
@@ -97,16 +97,16 @@ def _tokenized(
     return places[~empty], prompts.take(np.flatnonzero(~empty))
 
 
-def _rendered_chats(
-    places: npt.NDArray[np.int64], chats: list[Any], faults: dict[int, str], language: Language
-) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """The places whose messages the chat template takes, and what it makes of them."""
+def rendered(table: PromptTable, faults: dict[int, str], language: Language) -> PromptTable:
+    """What the chat template makes of those chats without a fault; it may refuse some more."""
     taken: list[int] = []
     texts: list[str] = []
-    for place, messages in zip(places.tolist(), chats, strict=True):
+    for place, messages in zip(table.rows.tolist(), table.prompts, strict=True):
+        if place in faults:
+            continue
         try:
             texts.append(language.render_chat(messages))
             taken.append(place)
         except TEMPLATE_ERRORS as error:
             faults[place] = f"the chat template of {language.name} refuses the messages: {error}"
-    return np.array(taken, dtype=np.int64), texts
+    return PromptTable("rendered", np.array(taken, dtype=np.int64), texts, table.faults)
