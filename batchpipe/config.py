@@ -33,6 +33,7 @@ class JobOptions:
     id_column: str | None = None
     limit: int | None = None
     sampling: dict[str, Any] = field(default_factory=dict)  # given options only
+    row_sampling: bool = True  # columns named like sampling parameters are such
     seed: int = 0
     order: str = "planned"
     kv_memory: str = "auto"

@@ -14,12 +14,14 @@ from batchpipe.journal.holder import LOCK, Busy, Holder, LostLock
 from batchpipe.journal.lease import hold_lease, lease_holder
 from batchpipe.journal.manifest import Outdated, read_manifest
 
-__all__ = ["Busy", "Holder", "Lock", "LostLock", "hold", "holder", "take"]
+__all__ = ["Busy", "Holder", "Lock", "LostLock", "hold", "holder", "refuse_foreign", "take"]
 
 BACKGROUND = "background"  # the folder of the process that runs it, if it is one in the background
 
-# What a run that was killed at its very start may have left.
-_LEFT = re.compile(rf"{LOCK}|\.({LOCK}|manifest\.json)\..*|(parts|repairs)/")
+# What a run that was killed at its very start may have left; a dataframe's rows come before it.
+_LEFT = re.compile(
+    rf"{LOCK}|input\.parquet|\.({LOCK}|manifest\.json|input\.parquet)\..*|(parts|repairs)/"
+)
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -50,7 +52,7 @@ def hold(folder: Folder) -> Lock:
         Busy: another process does
         ConfigError: the folder is somebody else's, or cannot be made or written
     """
-    _refuse_foreign(folder)
+    refuse_foreign(folder)
     return take(folder)
 
 
@@ -90,8 +92,8 @@ def holder(folder: Folder) -> Holder | None:
     return lease_holder(folder)
 
 
-def _refuse_foreign(folder: Folder) -> None:
-    """Raise where the folder holds what no run has left."""
+def refuse_foreign(folder: Folder) -> None:
+    """Raise `ConfigError` where the folder holds what no run has left."""
     try:
         names = folder.names()
     except NotADirectoryError as error:

@@ -15,6 +15,7 @@ from batchpipe.errors import ConfigError
 from batchpipe.planner.request import Prompts, Sampling
 from batchpipe.rows.batch import Rows, RowSource
 from batchpipe.rows.batch_files.openai_job import one_prompt_each, seen_as_requests
+from batchpipe.rows.memory import MemoryRows
 from batchpipe.rows.parameters import SamplingReader, check_sampling
 from batchpipe.rows.request_ids import CUSTOM_ID, RequestIds
 from batchpipe.rows.source import Source, open_source
@@ -167,7 +168,8 @@ class _Readers:
         self._prompts = RowPrompts(source, template, options.prompt_column, language)
         self._ids = RequestIds(source, CUSTOM_ID if source.are_requests else options.id_column)
         defaults = default_sampling(options, language, of_an_api=source.are_requests)
-        self._samplings = [SamplingReader(source, defaults, each) for each in left.overrides]
+        own = source if options.row_sampling else MemoryRows(source.spec, ())
+        self._samplings = [SamplingReader(own, defaults, each) for each in left.overrides]
         self._options, self._language, self._left = options, language, left
         self._by_line = source.are_requests  # a fault is told with its line
 
