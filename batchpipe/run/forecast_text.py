@@ -11,7 +11,16 @@ from batchpipe.planner.explain import DensityBin, explain_density
 from batchpipe.planner.schedule.simulate import Simulation
 from batchpipe.run.against.change import Change
 from batchpipe.run.expected_time import ExpectedTime
-from batchpipe.run.layout import INDENT, columns, figure, money_text, table, time_text, wrapped
+from batchpipe.run.layout import (
+    INDENT,
+    as_html,
+    columns,
+    figure,
+    money_text,
+    table,
+    time_text,
+    wrapped,
+)
 
 FAULTS_SHOWN = 5
 DRAWN = frozenset({"tree", "times", "expected"})  # drawings, and what is told field by field
@@ -47,7 +56,15 @@ class PlayedOrder:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A plan, what it needs and how long it will take; prints as text or JSON."""
+    """A plan, what it needs and how long it will take; prints as text or JSON.
+
+    >>> import batchpipe as bp, json, pathlib, tempfile
+    >>> from batchpipe.demo.prompt import MODEL_DIR
+    >>> job = pathlib.Path(tempfile.mkdtemp()) / "job.jsonl"
+    >>> _ = job.write_text(json.dumps({"prompt": "Where is my parcel?"}))
+    >>> print(str(bp.plan(job, model=MODEL_DIR))[:21])
+    rows                1
+    """
 
     rows: int
     runnable: int
@@ -112,46 +129,59 @@ class Preview:
         return {name: value for name, value in told.items() if name not in DRAWN}
 
     def __str__(self) -> str:
-        parts = [] if self.change is None else [f"{self.change}\n{self._cost_of_change()}"]
-        parts += [self._contents(), self.tree]
+        parts = [] if self.change is None else [self._change()]
+        parts += [table(self._contents()), self.tree]
         if self.runnable:
-            parts += [self._time(), explain_density(self.density_bins)]
+            parts += [table(self._time()), explain_density(self.density_bins)]
         if self.simulation is not None:
-            parts.append(_simulation(self.simulation))
+            parts.append("simulated\n" + table(_simulation(self.simulation)))
         if self.compared:
-            parts.append(_comparison(self.compared))
+            parts.append(columns(_comparison(self.compared), left=2))
         if self.advice:
-            parts.append("advice\n" + "\n".join(map(_advice, self.advice)))
+            parts.append(self._advice())
         if self.plan_file is not None:
             parts.append(f"plan written to {self.plan_file}")
         return "\n\n".join(parts)
 
-    def _cost_of_change(self) -> str:
+    def _repr_html_(self) -> str:
+        return as_html(
+            "" if self.change is None else self._change(),
+            self._contents(),
+            self.tree,
+            self._time() if self.runnable else "",
+            {} if self.simulation is None else _simulation(self.simulation),
+            _comparison(self.compared) if self.compared else "",
+            self._advice() if self.advice else "",
+        )
+
+    def _change(self) -> str:
+        """What the change leaves valid, and what the rest costs."""
         cost = (
             f"{self.distinct_prompt_tokens:,} prompt tokens to compute, "
             f"{self.expected_answer_tokens:,} answer tokens, "
             f"{time_text(self.expected.expected_seconds)}"
         )
-        return table({"which costs": cost})
+        return f"{self.change}\n{table({'which costs': cost})}"
 
-    def _contents(self) -> str:
+    def _advice(self) -> str:
+        return "advice\n" + "\n".join(map(_advice, self.advice))
+
+    def _contents(self) -> dict[str, str]:
         share = self.shareable_prompt_tokens / max(1, self.prompt_tokens)
-        return table(
-            {
-                "rows": f"{self.rows:,}",
-                "  to run": f"{self.runnable:,}, {self.duplicates:,} of them duplicates",
-                "  will not run": "\n".join([f"{len(self.faults):,}", *self._fault_lines()]),
-                "prompt tokens": f"{self.prompt_tokens:,}",
-                "  distinct": f"{self.distinct_prompt_tokens:,}",
-                "  shareable": f"{self.shareable_prompt_tokens:,} ({share:.1%})",
-                "answer tokens": f"{self.most_answer_tokens:,} at most",
-                "  expected": f"{self.expected_answer_tokens:,}",
-                "KV for all at once": self._kv(self.kv_tokens_needed),
-                "  longest request": self._kv(self.kv_tokens_of_longest),
-                "KV available": self._kv(self.kv_tokens_available),
-                "weights": self._weights(),
-            }
-        )
+        return {
+            "rows": f"{self.rows:,}",
+            "  to run": f"{self.runnable:,}, {self.duplicates:,} of them duplicates",
+            "  will not run": "\n".join([f"{len(self.faults):,}", *self._fault_lines()]),
+            "prompt tokens": f"{self.prompt_tokens:,}",
+            "  distinct": f"{self.distinct_prompt_tokens:,}",
+            "  shareable": f"{self.shareable_prompt_tokens:,} ({share:.1%})",
+            "answer tokens": f"{self.most_answer_tokens:,} at most",
+            "  expected": f"{self.expected_answer_tokens:,}",
+            "KV for all at once": self._kv(self.kv_tokens_needed),
+            "  longest request": self._kv(self.kv_tokens_of_longest),
+            "KV available": self._kv(self.kv_tokens_available),
+            "weights": self._weights(),
+        }
 
     def _weights(self) -> str:
         kind = f"{self.quantize}, the rest {self.dtype}" if self.quantize else self.dtype
@@ -165,7 +195,7 @@ class Preview:
         more = len(self.faults) - len(shown)
         return [*shown, f"    and {more:,} more"] if more else shown
 
-    def _time(self) -> str:
+    def _time(self) -> dict[str, str]:
         times, expected = self.times, self.expected
         chose = f", which chose {self.policy}" if self.order == "planned" else ""
         kind = "measured" if self.machine_measured else "a guess"
@@ -188,7 +218,7 @@ class Preview:
             f"{time_text(expected.latest_seconds)}: {lengths}",
             "device-hours": self._device_hours(),
         }
-        return table({name: text for name, text in lines.items() if text})
+        return {name: text for name, text in lines.items() if text}
 
     def _device_hours(self) -> str:
         hours = f"{self.device_hours:.3g}"
@@ -202,21 +232,18 @@ class Preview:
         )
 
 
-def _simulation(played: Simulation) -> str:
-    return "simulated\n" + table(
-        {
-            "  makespan": f"{time_text(played.makespan_seconds)}",
-            "  tokens/s": f"{played.tokens_per_second:,.0f}",
-            "  steps": f"{played.steps:,} of {played.mean_step_tokens:,.0f} tokens on average",
-            "  computing": f"{played.compute_utilisation:.1%} of the time",
-            "  reading keys": f"{played.memory_utilisation:.1%} of the time",
-            "  peak KV": f"{played.peak_kv_tokens:,} tokens",
-            "  preemptions": f"{played.preemptions:,}, "
-            f"{played.recomputed_tokens:,} tokens computed again",
-            "  T_o": f"{time_text(played.bound_seconds)}, "
-            f"{played.share_of_bound:.1%} of the makespan",
-        }
-    )
+def _simulation(played: Simulation) -> dict[str, str]:
+    return {
+        "  makespan": f"{time_text(played.makespan_seconds)}",
+        "  tokens/s": f"{played.tokens_per_second:,.0f}",
+        "  steps": f"{played.steps:,} of {played.mean_step_tokens:,.0f} tokens on average",
+        "  computing": f"{played.compute_utilisation:.1%} of the time",
+        "  reading keys": f"{played.memory_utilisation:.1%} of the time",
+        "  peak KV": f"{played.peak_kv_tokens:,} tokens",
+        "  preemptions": f"{played.preemptions:,}, "
+        f"{played.recomputed_tokens:,} tokens computed again",
+        "  T_o": f"{time_text(played.bound_seconds)}, {played.share_of_bound:.1%} of the makespan",
+    }
 
 
 COMPARED = (
@@ -225,8 +252,8 @@ COMPARED = (
 )  # fmt: skip
 
 
-def _comparison(compared: Sequence[PlayedOrder]) -> str:
-    """One line an order."""
+def _comparison(compared: Sequence[PlayedOrder]) -> list[list[str]]:
+    """One row an order, below the names of the columns."""
     rows = [list(COMPARED)]
     for each in compared:
         played = each.simulation
@@ -246,7 +273,7 @@ def _comparison(compared: Sequence[PlayedOrder]) -> str:
                 f"{played.share_of_bound:.1%}",
             ]
         )
-    return columns(rows, left=2)
+    return rows
 
 
 def _advice(advice: Advice) -> str:

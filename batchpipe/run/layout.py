@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -51,3 +52,30 @@ def columns(rows: Sequence[Sequence[str]], *, left: int) -> str:
         )
         for row in rows
     )
+
+
+Part = Mapping[str, str] | Sequence[Sequence[str]] | str
+
+
+def as_html(*parts: Part) -> str:
+    """The same for a notebook: mappings as `table`, rows as `columns`, texts as they are."""
+    return "\n".join(_as_html(part) for part in parts if part)
+
+
+def _as_html(part: Part) -> str:
+    if isinstance(part, str):
+        return f"<pre>{html.escape(part)}</pre>"
+    if isinstance(part, Mapping):
+        rows = [_cell("th", name) + _cell("td", text) for name, text in part.items()]
+    else:
+        rows = [
+            "".join(_cell("td" if nth else "th", cell) for cell in row)
+            for nth, row in enumerate(part)
+        ]
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+
+
+def _cell(kind: str, text: str) -> str:
+    indent = "&emsp;" if text.startswith(" ") else ""
+    lines = [html.escape(line.strip()) for line in text.splitlines()]
+    return f'<{kind} style="text-align:left">{indent}{"<br>".join(lines)}</{kind}>'

@@ -6,11 +6,22 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from batchpipe.config import dtype_text
+from batchpipe.run.layout import as_html
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One finished run. Tokens of a prompt count for every row as if it were alone."""
+    """One finished run. Tokens of a prompt count for every row as if it were alone.
+
+    >>> import batchpipe as bp, json, pathlib, tempfile
+    >>> from batchpipe.demo.prompt import MODEL_DIR
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> with open(folder / "job.jsonl", "w") as job:
+    ...     print(json.dumps({"prompt": "Where is my parcel?"}), file=job)
+    >>> done = bp.run(folder / "job.jsonl", model=MODEL_DIR, out=folder / "out.jsonl", max_tokens=2)
+    >>> done.succeeded, done.completion_tokens, done.exit_code
+    (1, 2, 0)
+    """
 
     rows: int
     succeeded: int
@@ -79,6 +90,29 @@ class Summary:
                 *self._shortage(),
                 f"results: {self.output}",
             )
+        )
+
+    def _repr_html_(self) -> str:
+        share = max(0.0, self.reused_prompt_tokens / max(1, self.prompt_tokens))
+        return as_html(
+            {
+                "rows": f"{self.rows:,}",
+                "  answered": f"{self.succeeded:,}",
+                "  failed": f"{self.failed:,}",
+                "  skipped": f"{self.skipped:,}",
+                "  duplicates": f"{self.duplicates:,}",
+                "prompt tokens": f"{self.prompt_tokens:,}",
+                "  computed": f"{self.computed_prompt_tokens:,}",
+                "  reused": f"{self.reused_prompt_tokens:,} ({share:.1%})",
+                "tokens written": f"{self.completion_tokens:,}",
+                "planned in": f"{self.plan_seconds:.1f} s",
+                "model loaded in": f"{self.load_seconds:.1f} s",
+                "answered in": f"{self.run_seconds:.1f} s{self._expected()}",
+                "computed in": self.computed_in,
+                "results": self.output,
+                "run directory": self.run_dir,
+            },
+            "\n".join([*self._speculation(), *self._shortage()]),
         )
 
     def _expected(self) -> str:
