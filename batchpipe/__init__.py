@@ -1,3 +1,77 @@
-"""batchpipe: a table of prompts answered by a language model as one planned offline batch."""
+"""batchpipe: a table of prompts answered by a language model as one planned offline batch.
+
+    import batchpipe as bp
+
+`LLM` answers lists of prompts, `annotate` adds a column of answers to a dataframe, `run` and `plan`
+are the commands of the same names. Each of these names is loaded when it is first used, and torch
+when a model is first opened.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batchpipe.api.annotate import annotate
+    from batchpipe.api.jobs import plan, run
+    from batchpipe.api.llm import LLM
+    from batchpipe.api.outputs import CompletionOutput, RequestOutput
+    from batchpipe.api.sampling import SamplingParams
+    from batchpipe.errors import (
+        BatchpipeError,
+        ConfigError,
+        FailedRowsWarning,
+        RowsFailed,
+        StoppedEarly,
+    )
+    from batchpipe.run.forecast_text import Preview
+    from batchpipe.run.progress import Progress
+    from batchpipe.run.summary import Summary
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "LLM",
+    "BatchpipeError",
+    "CompletionOutput",
+    "ConfigError",
+    "FailedRowsWarning",
+    "Preview",
+    "Progress",
+    "RequestOutput",
+    "RowsFailed",
+    "SamplingParams",
+    "StoppedEarly",
+    "Summary",
+    "annotate",
+    "plan",
+    "run",
+]
+
+_MODULES = {
+    "LLM": "batchpipe.api.llm",
+    "BatchpipeError": "batchpipe.errors",
+    "CompletionOutput": "batchpipe.api.outputs",
+    "ConfigError": "batchpipe.errors",
+    "FailedRowsWarning": "batchpipe.errors",
+    "Preview": "batchpipe.run.forecast_text",
+    "Progress": "batchpipe.run.progress",
+    "RequestOutput": "batchpipe.api.outputs",
+    "RowsFailed": "batchpipe.errors",
+    "SamplingParams": "batchpipe.api.sampling",
+    "StoppedEarly": "batchpipe.errors",
+    "Summary": "batchpipe.run.summary",
+    "annotate": "batchpipe.api.annotate",
+    "plan": "batchpipe.api.jobs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "run":  # the package of that name is the function as well: see there
+        return import_module("batchpipe.run")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'batchpipe' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -85,6 +85,7 @@ def test_what_forms_need_is_imported_by_one_file(package: str, file: str) -> Non
     "statement",
     [
         "import batchpipe",
+        "from batchpipe import LLM, SamplingParams, annotate, plan, run",
         "import batchpipe.planner.plan",
         "import batchpipe.cli",
         "import batchpipe.run.job",
@@ -99,6 +100,16 @@ def test_torch_and_transformers_stay_unloaded(statement: str) -> None:
     check = f"{statement}, sys; print({{'torch', 'transformers'}} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_a_dataframe_library_is_imported_by_who_names_it_alone(package: str) -> None:
+    found = [
+        path.name
+        for path in (ROOT / "batchpipe").glob("**/*.py")
+        if package in external(imported_modules(path))
+    ]
+    assert found == [f"{package}.py" for _ in found]
 
 
 def test_engine_needs_no_polars() -> None:

@@ -50,7 +50,7 @@ class Language:
     def render_chat(self, messages: Any) -> str:
         """The messages in the model's chat template, up to where the answer begins."""
         text: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **self.chat_options
+            messages, **{"add_generation_prompt": True, **self.chat_options, "tokenize": False}
         )
         return text
 

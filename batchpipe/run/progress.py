@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from tqdm import tqdm
 
@@ -91,7 +91,7 @@ class ProgressBar:
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
         self._line_at = time.monotonic()
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[NoReturn] | None = None
         self._drawn = 0
 
     def show(self, progress: Progress) -> None:
@@ -115,15 +115,7 @@ class ProgressBar:
 
     def _draw(self, progress: Progress, rate: str) -> None:
         if self._bar is None:
-            size = shutil.get_terminal_size()  # 80 x 24 where a terminal says it has none
-            self._bar = tqdm(
-                total=progress.total,
-                initial=progress.done,
-                unit="row",
-                file=sys.stderr,
-                ncols=size.columns,
-                nrows=size.lines,
-            )
+            self._bar = _begun(progress)
             self._drawn = progress.done
         moves = self._bar.update(progress.done - self._drawn)
         self._drawn = progress.done
@@ -133,3 +125,15 @@ class ProgressBar:
 
     def _waited(self, seconds: float) -> bool:
         return time.monotonic() - self._line_at >= seconds
+
+
+def _begun(progress: Progress) -> tqdm[NoReturn]:
+    size = shutil.get_terminal_size()  # 80 x 24 where a terminal says it has none
+    return tqdm(
+        total=progress.total,
+        initial=progress.done,
+        unit="row",
+        file=sys.stderr,
+        ncols=size.columns,
+        nrows=size.lines,
+    )

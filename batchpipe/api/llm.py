@@ -1,0 +1,246 @@
+"""A model that stays loaded and answers lists of prompts, each list as one planned batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from batchpipe.api.keywords import checked
+from batchpipe.api.loaded import Held, Loaded, load
+from batchpipe.api.outputs import RequestOutput, outputs_of
+from batchpipe.api.sampling import SamplingParams, samplings_of
+from batchpipe.api.sentences import python_words
+from batchpipe.api.watching import watching
+from batchpipe.config import JobOptions, RunOptions
+from batchpipe.run.in_memory import answer_in_memory
+from batchpipe.run.language import Language
+from batchpipe.run.prepare import default_sampling
+from batchpipe.run.progress import Progress
+from batchpipe.run.prompt_list import prepare_list
+
+Params = SamplingParams | Sequence[SamplingParams | None] | None
+Chat = Sequence[Mapping[str, Any]]
+
+
+class LLM:
+    """A model in this process, loaded when this returns and kept until `close`.
+
+    Every list of prompts is one plan: what prompts share is computed once, equal prompts are one
+    request, and memory alone limits how many run together. Keys and values are freed after each
+    call. Threads may share an LLM; it answers one call after the other.
+
+    >>> import batchpipe as bp
+    >>> from batchpipe.demo.prompt import MODEL_DIR, load_tickets, messages
+    >>> chats = [messages(ticket.text) for ticket in load_tickets()[:3]]
+    >>> with bp.LLM(MODEL_DIR, dtype="float32") as llm:
+    ...     for answer in llm.chat(chats, bp.SamplingParams(max_tokens=48)):
+    ...         print(answer.output)
+    {"category":"return","urgency":"low","order":"C41777"}
+    {"category":"cancellation","urgency":"high","order":"D28657"}
+    {"category":"account","urgency":"high","order":"none"}
+
+    Args:
+        model: hub id or local directory
+        dtype: auto, float32, bfloat16 or float16
+        device: auto, cpu or cuda
+        kv_memory: for keys and values, such as ``"4GB"``; auto takes what a call needs
+        quantize: int8, int4 or float8 round the weights as they load
+        seed: with a prompt's place in its list it names the prompt's random numbers
+        order: planned, dfs, input or decode-first
+        speculate: auto guesses tokens ahead where that pays, off never
+        on_too_long: what becomes of prompts longer than the context: error, skip, truncate-left
+        step_tokens: most tokens in one forward pass
+        machine: plan by this machine's profile instead of what ``calibrate`` measured
+        revision: of a hub model
+        trust_remote_code: run code that comes with the model
+
+    Raises:
+        ConfigError: an option is wrong, or the model is not there or has no room
+        UnsupportedModelError: the model cannot be served
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        kv_memory: str | int = "auto",
+        quantize: str | None = None,
+        seed: int = 0,
+        order: str = "planned",
+        speculate: str = "auto",
+        on_too_long: str = "error",
+        step_tokens: int | None = None,
+        machine: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        given = {
+            "model": model,
+            "dtype": dtype,
+            "device": device,
+            "kv_memory": kv_memory,
+            "quantize": quantize,
+            "seed": seed,
+            "order": order,
+            "speculate": speculate,
+            "on_too_long": on_too_long,
+            "step_tokens": step_tokens,
+            "machine": machine,
+            "revision": revision,
+            "trust_remote_code": trust_remote_code,
+        }
+        options = checked(given)
+        run_options = RunOptions(out="", step_tokens=options.pop("step_tokens"))
+        with python_words():
+            self._held = Held(load(JobOptions(input="", **options), run_options))
+
+    def generate(
+        self,
+        prompts: object,
+        sampling_params: Params = None,
+        *,
+        progress: bool | Callable[[Progress], object] = False,
+    ) -> list[RequestOutput]:
+        """One answer for each prompt, in their order; a bad prompt is one answer with an error.
+
+        >>> import batchpipe as bp
+        >>> from batchpipe.demo.prompt import MODEL_DIR
+        >>> with bp.LLM(MODEL_DIR, dtype="float32") as llm:
+        ...     answers = llm.generate(["Ticket: the kettle leaks", [1, 2, 3], {"prompt": "Hi"}])
+        >>> [(answer.request_id, answer.prompt_tokens, answer.finished) for answer in answers]
+        [('row-0', 5, True), ('row-1', 3, True), ('row-2', 1, True)]
+
+        Args:
+            prompts: texts, lists of token ids, or dicts as vLLM has them (``prompt``,
+                ``prompt_token_ids``), also ``messages``; one prompt alone is a list of one
+            sampling_params: for all prompts, or one for each
+            progress: True shows it on stderr; a function is called with a `Progress` after each
+                step in which prompts were answered
+
+        Raises:
+            ConfigError: the LLM is closed, or the parameters of all prompts are wrong
+            OutOfMemory, DeviceLost: nothing can be computed any more
+        """
+        each = _listed(prompts)
+        with at_work(self) as loaded:
+            return _answered(loaded, loaded.language, each, sampling_params, progress)
+
+    def chat(
+        self,
+        messages: Chat | Sequence[Chat],
+        sampling_params: Params = None,
+        *,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        progress: bool | Callable[[Progress], object] = False,
+    ) -> list[RequestOutput]:
+        """One answer for each chat, in their order; a bad chat is one answer with an error.
+
+        >>> import batchpipe as bp
+        >>> from batchpipe.demo.prompt import MODEL_DIR, messages
+        >>> with bp.LLM(MODEL_DIR, dtype="float32") as llm:
+        ...     [answer] = llm.chat(messages("the kettle leaks, order t10023"))
+        >>> answer.outputs[0].text
+        '{"category":"defect","urgency":"normal","order":"T10023"}'
+
+        Args:
+            messages: a chat, a list of ``{"role": ..., "content": ...}``, or a list of chats
+            sampling_params: as `generate`
+            chat_template_kwargs: for the model's chat template, such as ``tools`` or
+                ``enable_thinking``
+            progress: as `generate`
+
+        Raises:
+            ConfigError: as `generate`
+        """
+        chats = [messages] if messages and isinstance(messages[0], Mapping) else messages
+        prompts = [{"messages": list(chat) if _is_list(chat) else chat} for chat in chats]
+        with at_work(self) as loaded:
+            language = replace(loaded.language, chat_options=dict(chat_template_kwargs or {}))
+            return _answered(loaded, language, prompts, sampling_params, progress)
+
+    @property
+    def model(self) -> str:
+        """The name or directory of the model."""
+        return self._held.name
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, of transformers."""
+        with at_work(self) as loaded:
+            return loaded.language.tokenizer
+
+    @property
+    def closed(self) -> bool:
+        """True once the model is gone."""
+        return self._held.closed
+
+    def close(self) -> None:
+        """The model's memory is free, once a call under way has ended; a closed LLM stays so."""
+        self._held.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"LLM({self.model!r}{', closed' if self.closed else ''})"
+
+
+@contextmanager
+def opened(model: LLM | str | os.PathLike[str]) -> Iterator[LLM]:
+    """The LLM, or one of this name that is closed afterwards."""
+    if isinstance(model, LLM):
+        yield model
+        return
+    with LLM(model) as llm:
+        yield llm
+
+
+def at_work(llm: LLM) -> AbstractContextManager[Loaded]:
+    """The model of the LLM, for one call at a time; see `Held.at_work`."""
+    return llm._held.at_work()
+
+
+def _answered(
+    loaded: Loaded,
+    language: Language,
+    prompts: Sequence[object],
+    params: Params,
+    progress: bool | Callable[[Progress], object],
+) -> list[RequestOutput]:
+    defaults = default_sampling(loaded.options, language)
+    samplings = samplings_of(params, len(prompts), defaults)
+    listed = prepare_list(prompts, samplings, language, on_too_long=loaded.options.on_too_long)
+    watcher = watching(progress)
+    rows = answer_in_memory(listed.job, language, loaded.backend, loaded.dtype, watcher)
+    return outputs_of(listed, rows)
+
+
+def _listed(prompts: object) -> Sequence[object]:
+    """The prompts; a text, a dict or token ids alone are one."""
+    if isinstance(prompts, (str, Mapping)):
+        return [prompts]
+    if not _is_list(prompts):
+        raise TypeError(f"prompts must be a list of prompts, not {type(prompts).__name__}")
+    each: list[object] = list(prompts)  # type: ignore[call-overload]
+    if each and all(type(token) is int for token in each):
+        return [each]
+    return each
+
+
+def _is_list(value: object) -> bool:
+    """True for what has many values; a text is one."""
+    return hasattr(value, "__iter__") and not isinstance(value, (str, bytes, Mapping))
