@@ -85,7 +85,6 @@ def test_what_forms_need_is_imported_by_one_file(package: str, file: str) -> Non
     "statement",
     [
         "import batchpipe",
-        "from batchpipe import LLM, SamplingParams, annotate, plan, run",
         "import batchpipe.planner.plan",
         "import batchpipe.cli",
         "import batchpipe.run.job",

@@ -1,7 +1,7 @@
 """From a job to its results: planned, executed and written, with everything that may go wrong.
 
-The package is also the function ``batchpipe.run``: a package's attributes and its subpackages share
-their names, and users are to have this one.
+The package is also the function ``batchpipe.run``, documented at `batchpipe.api.jobs.run`: a
+package's functions and its subpackages share their names, and users are to have this one.
 """
 
 from __future__ import annotations

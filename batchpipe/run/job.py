@@ -99,7 +99,8 @@ def _run(
     if own_output and retry is None:
         finished = _finished(folder, options, run_options)
         if finished is not None:
-            print(f"{folder.name}: this run is complete, nothing to do", file=sys.stderr)
+            if watcher is None:
+                print(f"{folder.name}: this run is complete, nothing to do", file=sys.stderr)
             return finished
     ready = make_ready(options, run_options, backend)
     check_form(ready.source, run_options)

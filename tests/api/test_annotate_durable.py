@@ -61,6 +61,7 @@ def test_a_finished_call_loads_no_model_and_computes_nothing(
     again = bp.annotate(TABLE, model=llm.model, run_dir=run_dir, progress=told.append, **OPTIONS)
     assert again.equals(first)
     assert told == []
+    assert capsys.readouterr() == ("", "")
 
 
 def test_columns_that_are_not_asked_and_other_libraries_change_nothing(
