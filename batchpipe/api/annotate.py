@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from batchpipe.api.frame_run import durable_results
 from batchpipe.api.frames import Frame, columns_of, frame_of
-from batchpipe.api.keywords import SamplingKeywords, check_names
+from batchpipe.api.keywords import SamplingKeywords, check_names, checked
 from batchpipe.api.llm import LLM, at_work, opened
 from batchpipe.api.sampling import SamplingParams
 from batchpipe.api.sentences import in_python, python_words
@@ -110,8 +110,7 @@ def annotate(
             on
         TypeError: an unknown keyword, or what is no dataframe
     """
-    known = set(SamplingKeywords.__annotations__)
-    check_names("annotate", sampling, known)
+    check_names("annotate", sampling, SamplingKeywords.__annotations__)
     given = frame_of(frame)
     if errors not in ("null", "raise"):
         raise ConfigError(f"errors is {errors!r}; it must be 'null' or 'raise'")
@@ -120,9 +119,8 @@ def annotate(
     params = SamplingParams(**sampling)
     with python_words():
         asked = _asked(given, template, prompt, messages, id_column)
-    asked.options["sampling"] = params.given()
-    if seed is not None:
-        asked.options["seed"] = seed
+    chosen = {} if seed is None else checked({"seed": seed})
+    asked = replace(asked, options={**asked.options, **chosen, "sampling": params.given()})
     columns = _new_columns(given, output, details=details, several=(params.n or 1) > 1)
     watcher = watching(progress)
     if not len(given):

@@ -116,6 +116,8 @@ def checked(given: Mapping[str, Any]) -> dict[str, Any]:
         if name in CHOICES and value not in CHOICES[name]:
             allowed = ", ".join(map(str, CHOICES[name]))
             raise ConfigError(f"{name} is {shown(value)}; it must be one of {allowed}")
+        if name == "seed" and type(value) is not int:
+            raise ConfigError(f"seed is {shown(value)}; it must be a whole number")
         if name in COUNTS and value is not None and not (type(value) is int and value >= 1):
             raise ConfigError(f"{name} is {shown(value)}; it must be a whole number of 1 or more")
         options[name] = str(value) if name in TEXTS and value is not None else value

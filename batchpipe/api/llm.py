@@ -80,6 +80,8 @@ class LLM:
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
+        if not isinstance(model, (str, os.PathLike)):
+            raise TypeError(f"model must be a name or a directory, not {_kind(model)}")
         given = {
             "model": model,
             "dtype": dtype,
@@ -158,7 +160,10 @@ class LLM:
         Raises:
             ConfigError: as `generate`
         """
-        chats = [messages] if messages and isinstance(messages[0], Mapping) else messages
+        if not _is_list(messages):
+            raise TypeError(f"messages must be a chat or a list of chats, not {_kind(messages)}")
+        each = list(messages)
+        chats = [each] if each and isinstance(each[0], Mapping) else each
         prompts = [{"messages": list(chat) if _is_list(chat) else chat} for chat in chats]
         with at_work(self) as loaded:
             language = replace(loaded.language, chat_options=dict(chat_template_kwargs or {}))
@@ -234,11 +239,15 @@ def _listed(prompts: object) -> Sequence[object]:
     if isinstance(prompts, (str, Mapping)):
         return [prompts]
     if not _is_list(prompts):
-        raise TypeError(f"prompts must be a list of prompts, not {type(prompts).__name__}")
+        raise TypeError(f"prompts must be a list of prompts, not {_kind(prompts)}")
     each: list[object] = list(prompts)  # type: ignore[call-overload]
     if each and all(type(token) is int for token in each):
         return [each]
     return each
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
 
 
 def _is_list(value: object) -> bool:

@@ -8,9 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness import call, read, write_lines
+from hypothesis import given
+from hypothesis import strategies as st
 from oracle import assert_same_tokens, greedy_reference, load_tokenizer
 
 import batchpipe as bp
+from batchpipe.api.llm import at_work
+from batchpipe.planner.request import Sampling
+from batchpipe.run.prompt_list import prepare_list
 
 TEXTS = [
     "Question: which ticket is urgent? Answer:",
@@ -182,6 +187,10 @@ def test_what_are_no_parameters_and_no_prompts_are_type_errors(llm: bp.LLM) -> N
         llm.generate(TEXTS[:1], [{"max_tokens": 3}])
     with pytest.raises(TypeError, match="must be a list of prompts, not int"):
         llm.generate(3)
+    with pytest.raises(TypeError, match="must be a chat or a list of chats, not str"):
+        llm.chat("hello")
+    with pytest.raises(TypeError, match="model must be a name or a directory, not NoneType"):
+        bp.LLM(None)
     with pytest.raises(TypeError, match="progress must be True, False or a function"):
         llm.generate(TEXTS[:1], progress="yes")
 
@@ -193,6 +202,7 @@ def test_what_are_no_parameters_and_no_prompts_are_type_errors(llm: bp.LLM) -> N
         ({"kv_memory": "much"}, "kv_memory 'much' is no amount of memory"),
         ({"step_tokens": 0}, "step_tokens is 0; it must be a whole number of 1 or more"),
         ({"device": "tpu"}, "device is 'tpu'"),
+        ({"seed": 1.5}, "seed is 1.5; it must be a whole number"),
         ({"machine": "no-such"}, "no-such"),
     ],
 )
@@ -222,3 +232,26 @@ def test_params_are_checked_when_they_are_made() -> None:
     with pytest.raises(TypeError, match="presence"):
         bp.SamplingParams(presence=1)
     assert json.loads(json.dumps(bp.SamplingParams(top_k=5).given())) == {"top_k": 5}
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.binary(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["prompt", "messages", "prompt_token_ids", "role", "content", "x"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.lists(JUNK, max_size=6))
+def test_no_prompt_whatever_it_is_raises(llm: bp.LLM, prompts: list[object]) -> None:
+    with at_work(llm) as loaded:
+        samplings = [Sampling(max_tokens=1)] * len(prompts)
+        made = prepare_list(prompts, samplings, loaded.language, on_too_long="error").job
+    assert sorted([*made.faults, *made.runnable.tolist()]) == list(range(len(prompts)))
+    assert len(made.prompts) == len(made.samplings) == len(made.request_ids) == len(made.runnable)
