@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from batchpipe.api.annotate import annotate
     from batchpipe.api.jobs import plan, run
     from batchpipe.api.llm import LLM
+    from batchpipe.api.logprobs import Logprob, TokenLogprobs
     from batchpipe.api.outputs import CompletionOutput, RequestOutput
     from batchpipe.api.sampling import SamplingParams
     from batchpipe.errors import (
@@ -35,6 +36,7 @@ __all__ = [
     "CompletionOutput",
     "ConfigError",
     "FailedRowsWarning",
+    "Logprob",
     "Preview",
     "Progress",
     "RequestOutput",
@@ -42,6 +44,7 @@ __all__ = [
     "SamplingParams",
     "StoppedEarly",
     "Summary",
+    "TokenLogprobs",
     "annotate",
     "plan",
     "run",
@@ -53,6 +56,7 @@ _MODULES = {
     "CompletionOutput": "batchpipe.api.outputs",
     "ConfigError": "batchpipe.errors",
     "FailedRowsWarning": "batchpipe.errors",
+    "Logprob": "batchpipe.api.logprobs",
     "Preview": "batchpipe.run.forecast_text",
     "Progress": "batchpipe.run.progress",
     "RequestOutput": "batchpipe.api.outputs",
@@ -60,6 +64,7 @@ _MODULES = {
     "SamplingParams": "batchpipe.api.sampling",
     "StoppedEarly": "batchpipe.errors",
     "Summary": "batchpipe.run.summary",
+    "TokenLogprobs": "batchpipe.api.logprobs",
     "annotate": "batchpipe.api.annotate",
     "plan": "batchpipe.api.jobs",
 }

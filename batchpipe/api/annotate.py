@@ -21,6 +21,7 @@ from batchpipe.api.sentences import in_python, python_words
 from batchpipe.api.watching import watching
 from batchpipe.errors import ConfigError, FailedRowsWarning, RowsFailed
 from batchpipe.journal.part_file import table_of
+from batchpipe.rows.logprob_columns import asked_columns
 from batchpipe.rows.memory import MemoryRows
 from batchpipe.rows.prompts import SOURCES
 from batchpipe.rows.results import COLUMNS
@@ -92,7 +93,8 @@ def annotate(
         messages: the column that has chats, lists of role and content or their JSON; without any
             of the three, the column named prompt, messages or prompt_token_ids
         output: the name of the new column; with ``n`` above 1 it has the first sample, and
-            ``<output>_outputs`` all
+            ``<output>_outputs`` all; ``logprobs`` and ``prompt_logprobs`` are columns behind it,
+            ``<output>_logprobs`` and so on
         details: also ``<output>_status``, ``_finish_reason``, ``_error`` and the token counts
         errors: what becomes of failed rows: a null, or `RowsFailed` is raised
         id_column: names the rows, which their random numbers follow; else their places do
@@ -121,7 +123,7 @@ def annotate(
         asked = _asked(given, template, prompt, messages, id_column)
     chosen = {} if seed is None else checked({"seed": seed})
     asked = replace(asked, options={**asked.options, **chosen, "sampling": params.given()})
-    columns = _new_columns(given, output, details=details, several=(params.n or 1) > 1)
+    columns = _new_columns(given, output, params, details=details)
     watcher = watching(progress)
     if not len(given):
         results = pa.schema(list(COLUMNS.items())).empty_table()
@@ -177,13 +179,14 @@ def _only_prompt(names: list[str]) -> str:
     )
 
 
-def _new_columns(frame: Frame, output: str, *, details: bool, several: bool) -> dict[str, str]:
+def _new_columns(
+    frame: Frame, output: str, params: SamplingParams, *, details: bool
+) -> dict[str, str]:
     """New column -> the result column that it is."""
-    columns = {output: "output"}
-    if several:
-        columns[f"{output}_outputs"] = "outputs"
-    if details:
-        columns |= {f"{output}_{name}": name for name in DETAILS}
+    several = (params.n or 1) > 1
+    told = sorted(asked_columns(params.given()) - (set() if several else {"outputs_logprobs"}))
+    others = (*(["outputs"] if several else []), *told, *(DETAILS if details else ()))
+    columns = {output: "output"} | {f"{output}_{name}": name for name in others}
     taken = [name for name in columns if name in frame.names]
     if taken:
         raise ConfigError(

@@ -29,6 +29,8 @@ class SamplingKeywords(TypedDict, total=False):
     stop: str | Sequence[str] | None
     stop_token_ids: Sequence[int] | None
     ignore_eos: bool | None
+    logprobs: int | None
+    prompt_logprobs: int | None
 
 
 class ModelKeywords(TypedDict, total=False):
@@ -37,6 +39,7 @@ class ModelKeywords(TypedDict, total=False):
     dtype: str
     device: str
     kv_memory: str | int
+    max_model_len: int | None
     quantize: str | None
     step_tokens: int | None
     machine: str | None
@@ -65,6 +68,7 @@ class JobKeywords(SamplingKeywords, ModelKeywords, total=False):
     order: str
     speculate: str
     on_too_long: str
+    served_model_names: Sequence[str] | None
     price_per_hour: float | None
 
 
@@ -84,6 +88,7 @@ class PlanKeywords(JobKeywords, total=False):
 
     simulate: bool
     compare: bool
+    against: str | os.PathLike[str] | None
     out: str | os.PathLike[str] | None
 
 
@@ -96,8 +101,9 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "on_too_long": ON_TOO_LONG,
     "engine": ENGINES,
 }
-COUNTS = ("limit", "step_tokens")  # 1 or more
-TEXTS = ("kv_memory", "max_errors", "run_dir", "out", "model")  # as the command line has them
+COUNTS = ("limit", "max_model_len", "step_tokens")  # 1 or more
+# As the command line has them.
+TEXTS = ("kv_memory", "max_errors", "run_dir", "out", "against", "model")
 
 
 def check_names(function: str, given: Collection[str], known: Collection[str]) -> None:

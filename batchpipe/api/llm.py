@@ -54,6 +54,7 @@ class LLM:
         speculate: auto guesses tokens ahead where that pays, off never
         on_too_long: what becomes of prompts longer than the context: error, skip, truncate-left
         step_tokens: most tokens in one forward pass
+        max_model_len: tokens of a prompt and its answer, where less than the model's context
         machine: plan by this machine's profile instead of what ``calibrate`` measured
         revision: of a hub model
         trust_remote_code: run code that comes with the model
@@ -76,6 +77,7 @@ class LLM:
         speculate: str = "auto",
         on_too_long: str = "error",
         step_tokens: int | None = None,
+        max_model_len: int | None = None,
         machine: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
@@ -93,6 +95,7 @@ class LLM:
             "speculate": speculate,
             "on_too_long": on_too_long,
             "step_tokens": step_tokens,
+            "max_model_len": max_model_len,
             "machine": machine,
             "revision": revision,
             "trust_remote_code": trust_remote_code,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from batchpipe.api.logprobs import OutputLogprobs, PromptLogprobs
 from batchpipe.api.sentences import in_python
 from batchpipe.planner.request import TokenIds
 from batchpipe.rows.results import FinishReason, Status
@@ -27,6 +28,12 @@ class CompletionOutput:
     text: str  # without what ended it; empty where the prompt failed
     token_ids: tuple[int, ...]  # with the token that ended it
     finish_reason: str | None  # "stop", "length" or "error"
+    logprobs: OutputLogprobs | None = None  # of `token_ids`, where they were asked for
+
+    @property
+    def cumulative_logprob(self) -> float | None:
+        """Of all its tokens together, where ``logprobs`` was asked for."""
+        return None if self.logprobs is None else self.logprobs.total
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +41,9 @@ class RequestOutput:
     """What one prompt was answered, or why it was not.
 
     ``output``, ``status``, ``finish_reason``, ``error`` and the token counts are the columns of a
-    results file; ``outputs``, ``prompt``, ``prompt_token_ids``, ``request_id``, ``finished`` and
-    ``num_cached_tokens`` are what vLLM calls them. A prompt that failed has one empty sample.
+    results file; ``outputs``, ``prompt``, ``prompt_token_ids``, ``prompt_logprobs``,
+    ``request_id``, ``finished`` and ``num_cached_tokens`` are what vLLM calls them. A prompt that
+    failed has one empty sample.
 
     >>> import batchpipe as bp
     >>> from batchpipe.demo.prompt import MODEL_DIR
@@ -57,12 +65,18 @@ class RequestOutput:
     prompt_tokens: int
     cached_tokens: int  # prompt tokens that another prompt's keys and values served
     completion_tokens: int  # of all samples
+    prompt_logprobs: PromptLogprobs | None  # None too where they were not asked for
     _prompt: TokenIds = field(repr=False, compare=False)
 
     @property
     def prompt_token_ids(self) -> list[int]:
         """The tokens that the model read; empty where the prompt failed before."""
         return list(self._prompt.tolist())
+
+    @property
+    def logprobs(self) -> OutputLogprobs | None:
+        """Of the first sample's tokens, where they were asked for."""
+        return self.outputs[0].logprobs
 
     @property
     def finished(self) -> bool:
@@ -103,6 +117,9 @@ def _output(row: Row, prompt: str | None, prompt_ids: TokenIds) -> RequestOutput
         prompt_tokens=result.prompt_tokens,
         cached_tokens=result.cached_tokens,
         completion_tokens=result.completion_tokens,
+        prompt_logprobs=None
+        if result.prompt_logprobs is None
+        else PromptLogprobs(result.prompt_logprobs),
         _prompt=prompt_ids,
     )
 
@@ -112,7 +129,14 @@ def _samples(row: Row) -> tuple[CompletionOutput, ...]:
     if result.output is None:
         return (CompletionOutput(0, "", (), "error"),)
     texts = result.outputs or (result.output,)
+    cells = result.outputs_logprobs or (result.logprobs,) * len(texts)
     return tuple(
-        CompletionOutput(nth, text, answer.token_ids, FINISH_REASONS[answer.ended_by])
-        for nth, (text, answer) in enumerate(zip(texts, row.answers, strict=True))
+        CompletionOutput(
+            index=nth,
+            text=text,
+            token_ids=answer.token_ids,
+            finish_reason=FINISH_REASONS[answer.ended_by],
+            logprobs=None if cell is None else OutputLogprobs(cell),
+        )
+        for nth, (text, answer, cell) in enumerate(zip(texts, row.answers, cells, strict=True))
     )

@@ -38,6 +38,8 @@ class SamplingParams:
     stop: str | Sequence[str] | None = None  # texts that end an answer
     stop_token_ids: Sequence[int] | None = None
     ignore_eos: bool | None = None
+    logprobs: int | None = None  # so many of the likeliest tokens beside each; 0: the token alone
+    prompt_logprobs: int | None = None  # the same of the prompt; with max_tokens=0 nothing else
 
     def __post_init__(self) -> None:
         check_overrides(self.given())

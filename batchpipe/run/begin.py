@@ -50,6 +50,11 @@ class Ready:
     target: Target | None  # None where the machine is not known
     settings: dict[str, Any]  # the fingerprint, save for the input's rows
 
+    @property
+    def parameter_columns(self) -> tuple[str, ...]:
+        """The columns that may say how their row is asked: none of a dataframe."""
+        return self.source.names if self.options.row_sampling else ()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Begun:

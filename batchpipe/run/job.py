@@ -143,7 +143,7 @@ def _run(
 def _told_columns(ready: Ready, journal: Journal) -> frozenset[str]:
     """The columns of log-probabilities that OUT has: any row may have asked for them."""
     overrides = (name for repair in journal.manifest.repairs for name in repair.overrides)
-    return asked_columns(ready.options.sampling, ready.source.names, list(overrides))
+    return asked_columns(ready.options.sampling, ready.parameter_columns, list(overrides))
 
 
 def _check_places(folder: Folder, options: JobOptions, run_options: RunOptions) -> bool:

@@ -16,6 +16,7 @@ MODULES = (
     "batchpipe.api.annotate",
     "batchpipe.api.jobs",
     "batchpipe.api.llm",
+    "batchpipe.api.logprobs",
     "batchpipe.api.outputs",
     "batchpipe.api.sampling",
     "batchpipe.api.sentences",

@@ -131,7 +131,7 @@ def test_what_an_llm_was_loaded_with_cannot_be_given_again(
 
 def test_every_option_of_the_commands_is_a_keyword() -> None:
     """A new option needs a line in `batchpipe.api.keywords`."""
-    own = {"input", "model", "sampling", "row_sampling"}
+    own = {"input", "model", "model_called", "batch_lines", "sampling", "row_sampling"}
     job = {each.name for each in fields(JobOptions)} - own
     run = {each.name for each in fields(RunOptions)} - {"out"}
     plan = {each.name for each in fields(PlanOptions)}
