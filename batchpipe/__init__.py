@@ -2,9 +2,9 @@
 
     import batchpipe as bp
 
-`LLM` answers lists of prompts, `annotate` adds a column of answers to a dataframe, `run` and `plan`
-are the commands of the same names. Each of these names is loaded when it is first used, and torch
-when a model is first opened.
+`LLM` answers lists of prompts, `annotate` adds a column of answers to a dataframe, `score` tells
+how likely given texts are, `run` and `plan` are the commands of the same names. Each of these names
+is loaded when it is first used, and torch when a model is first opened.
 """
 
 from importlib import import_module
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from batchpipe.api.logprobs import Logprob, TokenLogprobs
     from batchpipe.api.outputs import CompletionOutput, RequestOutput
     from batchpipe.api.sampling import SamplingParams
+    from batchpipe.api.score import score
+    from batchpipe.api.score_outputs import ScoreOutput
     from batchpipe.errors import (
         BatchpipeError,
         ConfigError,
@@ -42,12 +44,14 @@ __all__ = [
     "RequestOutput",
     "RowsFailed",
     "SamplingParams",
+    "ScoreOutput",
     "StoppedEarly",
     "Summary",
     "TokenLogprobs",
     "annotate",
     "plan",
     "run",
+    "score",
 ]
 
 _MODULES = {
@@ -62,11 +66,13 @@ _MODULES = {
     "RequestOutput": "batchpipe.api.outputs",
     "RowsFailed": "batchpipe.errors",
     "SamplingParams": "batchpipe.api.sampling",
+    "ScoreOutput": "batchpipe.api.score_outputs",
     "StoppedEarly": "batchpipe.errors",
     "Summary": "batchpipe.run.summary",
     "TokenLogprobs": "batchpipe.api.logprobs",
     "annotate": "batchpipe.api.annotate",
     "plan": "batchpipe.api.jobs",
+    "score": "batchpipe.api.score",
 }
 
 

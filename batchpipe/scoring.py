@@ -3,8 +3,8 @@
 Nothing is drawn: each prompt with its continuation is a row that is only scored. All of them are
 one plan, so that a prompt with several continuations is computed once.
 
-Example:
-    answer = partial(answer_rows, model, shape, kv_blocks=1000)
+Knows neither texts nor models: who calls it has something that answers rows of token ids.
+
     [found] = score(answer, [[5, 6, 7]], [[8, 9]])
     found.logprob  # of 8, 9 behind 5, 6, 7
 """
@@ -14,22 +14,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from batchpipe.engine.answer import Answer
-from batchpipe.engine.engine import Engine
-from batchpipe.engine.model import bind
-from batchpipe.planner.machine.model_shape import ModelShape
-from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
-from batchpipe.planner.schedule.pace import Full
 
-STEP_TOKENS = 1024
+NOT_NUMBERS = "the model's scores were not numbers (NaN or all -inf)"
 
-TokenIds = Sequence[int]
+TokenIds = Sequence[int] | npt.NDArray[np.int32]
 
 # One answer a row, in their order; each row has a way to be sampled.
 AnswerRows = Callable[[Prompts, Sequence[Sampling]], Sequence[Answer]]
@@ -37,10 +31,21 @@ AnswerRows = Callable[[Prompts, Sequence[Sampling]], Sequence[Answer]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Score:
-    """How likely one continuation is behind its prompt, by the model's raw distribution."""
+    """How likely one continuation is behind its prompt, by the model's raw distribution.
+
+    Where ``fault`` says why it could not be scored, all else says nothing.
+    """
 
     logprobs: npt.NDArray[np.float32]  # of each of its tokens  # [tokens]
     ranks: npt.NDArray[np.int32]  # 1 where no token is likelier  # [tokens]
+    cached_tokens: int = 0  # of both, which were not computed on its behalf
+    fault: str | None = None
+
+    @classmethod
+    def failed(cls, sentence: str) -> Score:
+        """No score, with the reason."""
+        nothing = np.zeros(0, dtype=np.int32)
+        return cls(nothing.astype(np.float32), nothing, fault=sentence)
 
     @property
     def logprob(self) -> float:
@@ -55,9 +60,11 @@ class Score:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """How likely each of some labels is, given that it is one of them."""
+    """How likely each of some labels is, given that it is one of them; or why nobody knows."""
 
     probabilities: npt.NDArray[np.float64]  # [labels]
+    cached_tokens: int = 0  # of the prompt, which were not computed on its behalf
+    fault: str | None = None
 
     @property
     def best(self) -> int:
@@ -79,26 +86,20 @@ def score(
     An empty continuation has the logprob 0: nothing follows in any case.
 
     Raises:
-        ValueError: a prompt is empty, or there are not as many of both; or the model's scores are
-            no numbers
+        ValueError: a prompt is empty, or there are not as many of both
     """
     if len(prompts) != len(continuations):
         raise ValueError(f"{len(prompts)} prompts and {len(continuations)} continuations")
     for place, prompt in enumerate(prompts):
         if not len(prompt):
             raise ValueError(f"prompt {place} has no tokens, and nothing follows nothing")
-    rows = [[*prompt, *more] for prompt, more in zip(prompts, continuations, strict=True)]
+    pairs = zip(prompts, continuations, strict=True)
+    rows = [np.concatenate([_packed(prompt), _packed(more)]) for prompt, more in pairs]
     samplings = [
         Sampling(max_tokens=0, prompt_logprobs=0, prompt_logprobs_from=len(prompt))
         for prompt in prompts
     ]
-    scores: list[Score] = []
-    for place, each in enumerate(answer(Prompts.pack(rows), samplings)):
-        found = each.prompt_logprobs
-        if found is None or not found.are_numbers:
-            raise ValueError(f"prompt {place} cannot be scored: {each.fault or 'NaN'}")
-        scores.append(Score(found.values, found.ranks))
-    return scores
+    return [_score_of(each) for each in answer(Prompts.pack(rows), samplings)]
 
 
 def choose(
@@ -120,32 +121,33 @@ def choose(
     ends = _ended(labels, end_token_id)
     pairs = [(prompt, label) for prompt in prompts for label in ends]
     found = score(answer, [prompt for prompt, _ in pairs], [label for _, label in pairs])
-    logprobs = np.array([each.logprob for each in found]).reshape(-1, len(ends))
-    weights = np.exp(logprobs - logprobs.max(axis=1, keepdims=True))
-    return [Choice(each / each.sum()) for each in weights]
+    return [
+        _choice_of(found[first : first + len(ends)], len(prompt))
+        for first, prompt in zip(range(0, len(found), len(ends)), prompts, strict=True)
+    ]
 
 
-def answer_rows(
-    model: Any,
-    shape: ModelShape,
-    prompts: Prompts,
-    samplings: Sequence[Sampling],
-    *,
-    kv_blocks: int,
-    step_tokens: int = STEP_TOKENS,
-) -> list[Answer]:
-    """One answer a row by a loaded model, whose KV memory has room for the longest of them."""
-    plan = make_plan(prompts, samplings)
-    engine = Engine(
-        bind(model, shape, kv_blocks),
-        plan,
-        kv_blocks=kv_blocks,
-        pace=Full(step_tokens),
-        eos_token_ids=frozenset(),
-        request_ids=[str(row) for row in plan.first_row.tolist()],
-    )
-    found = {each.index: each for step in engine.steps() for each in step}
-    return [found[first] for first in plan.first_prompt.tolist()]
+def _packed(tokens: TokenIds) -> npt.NDArray[np.int32]:
+    return np.asarray(tokens, dtype=np.int32)
+
+
+def _score_of(answer: Answer) -> Score:
+    found = answer.prompt_logprobs
+    if answer.fault is not None:
+        return Score.failed(answer.fault)
+    if found is None or not found.are_numbers:
+        return Score.failed(NOT_NUMBERS)
+    return Score(found.values, found.ranks, answer.cached_tokens)
+
+
+def _choice_of(scores: Sequence[Score], prompt_tokens: int) -> Choice:
+    faults = [each.fault for each in scores if each.fault is not None]
+    if faults:
+        return Choice(np.full(len(scores), np.nan), fault=faults[0])
+    logprobs = np.array([each.logprob for each in scores])
+    weights = np.exp(logprobs - logprobs.max())
+    cached = min(prompt_tokens, *(each.cached_tokens for each in scores))
+    return Choice(weights / weights.sum(), cached)
 
 
 def _ended(labels: Sequence[TokenIds], end_token_id: int | None) -> list[tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ from tiny_models import EOS_TOKEN_ID
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from batchpipe.engine.answer import Answer
-from batchpipe.engine.model import load_model
+from batchpipe.engine.engine import Engine
+from batchpipe.engine.model import bind, load_model
 from batchpipe.planner.machine.model_shape import ModelShape
+from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
-from batchpipe.scoring import AnswerRows, answer_rows, choose, score
+from batchpipe.planner.schedule.pace import Full
+from batchpipe.scoring import AnswerRows, choose, score
 
 TOLERATED = 5e-4  # of a sum of some tokens in float32
 
@@ -27,6 +30,29 @@ TOLERATED = 5e-4  # of a sum of some tokens in float32
 @pytest.fixture(scope="module")
 def model_dir(tiny_model: Callable[[str], Path]) -> Path:
     return tiny_model("llama")
+
+
+def answer_rows(
+    model: Any,
+    shape: ModelShape,
+    prompts: Prompts,
+    samplings: Sequence[Sampling],
+    *,
+    kv_blocks: int,
+    step_tokens: int,
+) -> list[Answer]:
+    """One answer a row by a loaded model, whose KV memory has room for the longest of them."""
+    plan = make_plan(prompts, samplings)
+    engine = Engine(
+        bind(model, shape, kv_blocks),
+        plan,
+        kv_blocks=kv_blocks,
+        pace=Full(step_tokens),
+        eos_token_ids=frozenset(),
+        request_ids=[str(row) for row in plan.first_row.tolist()],
+    )
+    found = {each.index: each for step in engine.steps() for each in step}
+    return [found[first] for first in plan.first_prompt.tolist()]
 
 
 @lru_cache(maxsize=2)

@@ -13,6 +13,7 @@ from batchpipe.api.keywords import checked
 from batchpipe.api.loaded import Held, Loaded, load
 from batchpipe.api.outputs import RequestOutput, outputs_of
 from batchpipe.api.sampling import SamplingParams, samplings_of
+from batchpipe.api.score_outputs import ScoreOutput, score_outputs
 from batchpipe.api.sentences import python_words
 from batchpipe.api.watching import watching
 from batchpipe.config import JobOptions, RunOptions
@@ -171,6 +172,38 @@ class LLM:
         with at_work(self) as loaded:
             language = replace(loaded.language, chat_options=dict(chat_template_kwargs or {}))
             return _answered(loaded, language, prompts, sampling_params, progress)
+
+    def score(
+        self,
+        prompts: object,
+        continuations: object,
+        *,
+        progress: bool | Callable[[Progress], object] = False,
+    ) -> list[ScoreOutput]:
+        """How likely each continuation is behind the prompt in its place; nothing is drawn.
+
+        A continuation's text becomes tokens by itself, as if the model had drawn them: a space
+        between prompt and continuation belongs to the continuation.
+
+        >>> import batchpipe as bp
+        >>> from batchpipe.demo.prompt import MODEL_DIR, load_tickets, messages
+        >>> chat = {"messages": messages(load_tickets()[0].text)}
+        >>> with bp.LLM(MODEL_DIR, dtype="float32") as llm:
+        ...     found = llm.score([chat, chat], ['{"category":"return', '{"category":"billing'])
+        >>> [each.greedy for each in found]
+        [True, False]
+
+        Args:
+            prompts: as `generate`
+            continuations: texts or lists of token ids, one for each prompt
+            progress: as `generate`
+
+        Raises:
+            ConfigError: as `generate`, or there are not as many of both
+        """
+        each, more = _listed(prompts), _listed(continuations)
+        with at_work(self) as loaded:
+            return score_outputs(loaded, each, more, progress)
 
     @property
     def model(self) -> str:

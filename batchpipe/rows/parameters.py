@@ -141,7 +141,7 @@ def check_sampling(**values: object) -> Sampling:
 def sampled_by(defaults: Sampling, given: Mapping[str, object]) -> Sampling | str:
     """The defaults with these parameters in their place, or a sentence on what is wrong."""
     try:
-        return _overridden(defaults, list(given), list(given.values()))
+        return _limited(_overridden(defaults, list(given), list(given.values())))
     except _BadValue as bad:
         return str(bad)
 

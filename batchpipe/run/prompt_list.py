@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 
 from batchpipe.planner.request import Prompts, Sampling
 from batchpipe.rows.batch import Record
@@ -14,12 +15,22 @@ from batchpipe.rows.memory import MemoryRows
 from batchpipe.rows.prompts import SOURCES, PromptReader
 from batchpipe.rows.token_ids import joined
 from batchpipe.rows.words import shown
-from batchpipe.run.fit import fit
+from batchpipe.run.fit import Fitted, fit
 from batchpipe.run.language import Language
 from batchpipe.run.prepare import Job
 from batchpipe.run.row_prompts import rendered, tokenized
 
 NO_PROMPT = "it must be a text, token ids, or a dict with one of prompt, prompt_token_ids, messages"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenList:
+    """The token ids of the prompts in a list that have some, and why the others have none."""
+
+    places: npt.NDArray[np.int64]  # in the list, rising  # [prompts]
+    prompts: Prompts  # [prompts]
+    texts: dict[int, str]  # that were tokenized, by place
+    faults: dict[int, str]  # by place
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,8 +49,53 @@ def prepare_list(
     on_too_long: str,
 ) -> PromptList:
     """Every prompt tokenized, or set aside with the reason."""
+    wrong = {at: why for at, why in enumerate(samplings) if isinstance(why, str)}
+    found = tokenized_list(prompts, language, wrong)
+    asked, faults = found.places, found.faults
+    fitted = fit(
+        found.prompts,
+        [cast(Sampling, samplings[place]) for place in asked.tolist()],
+        context=language.context,
+        vocab=language.vocab,
+        on_too_long=on_too_long,
+    )
+    faults.update((int(asked[place]), why) for place, why in fitted.faults.items())
+    runnable = asked[fitted.kept]
+    job = job_of(
+        len(prompts),
+        fitted,
+        runnable,
+        faults,
+        skipped=frozenset(int(asked[place]) for place in fitted.skipped),
+    )
+    return PromptList(job, found.texts)
+
+
+def job_of(
+    rows: int,
+    fitted: Fitted,
+    runnable: npt.NDArray[np.int64],  # places of what fits, rising  # [fitted]
+    faults: dict[int, str],
+    skipped: frozenset[int] = frozenset(),
+) -> Job:
+    """A job whose rows are places in a list."""
+    return Job(
+        source=MemoryRows("the prompts", (), records=[{}] * rows),
+        faults=faults,
+        skipped=skipped,
+        runnable=runnable,
+        request_ids=tuple(f"row-{place}" for place in runnable.tolist()),
+        prompts=fitted.prompts,
+        samplings=fitted.samplings,
+    )
+
+
+def tokenized_list(
+    prompts: Sequence[object], language: Language, wrong: Mapping[int, str]
+) -> TokenList:
+    """Every prompt tokenized, save those that are ``wrong`` for another reason."""
     records, places, faults = _sorted_by_kind(prompts)
-    faults.update((at, why) for at, why in enumerate(samplings) if isinstance(why, str))
+    faults.update(wrong)
     texts: dict[int, str] = {}
     found, packed = [np.zeros(0, dtype=np.int64)], [Prompts.pack([])]
     for column in SOURCES:
@@ -59,26 +115,7 @@ def prepare_list(
             packed.append(tokens)
     asked, tokens = np.concatenate(found), joined(packed)
     order = np.argsort(asked)
-    asked, tokens = asked[order], tokens.take(order)
-    fitted = fit(
-        tokens,
-        [cast(Sampling, samplings[place]) for place in asked.tolist()],
-        context=language.context,
-        vocab=language.vocab,
-        on_too_long=on_too_long,
-    )
-    faults.update((int(asked[place]), why) for place, why in fitted.faults.items())
-    runnable = asked[fitted.kept]
-    job = Job(
-        source=MemoryRows("the prompts", (), records=[{}] * len(prompts)),
-        faults=faults,
-        skipped=frozenset(int(asked[place]) for place in fitted.skipped),
-        runnable=runnable,
-        request_ids=tuple(f"row-{place}" for place in runnable.tolist()),
-        prompts=fitted.prompts,
-        samplings=fitted.samplings,
-    )
-    return PromptList(job, texts)
+    return TokenList(asked[order], tokens.take(order), texts, faults)
 
 
 def _sorted_by_kind(

@@ -19,6 +19,8 @@ MODULES = (
     "batchpipe.api.logprobs",
     "batchpipe.api.outputs",
     "batchpipe.api.sampling",
+    "batchpipe.api.score",
+    "batchpipe.api.score_outputs",
     "batchpipe.api.sentences",
     "batchpipe.errors",
     "batchpipe.polars",
@@ -39,7 +41,7 @@ def test_examples_are_true(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_every_public_name_has_an_example_that_is_run() -> None:
     named = {name: getattr(bp, name) for name in bp.__all__}
     named["run"] = sys.modules["batchpipe.api.jobs"].run
-    named |= {f"LLM.{name}": getattr(LLM, name) for name in ("generate", "chat")}
+    named |= {f"LLM.{name}": getattr(LLM, name) for name in ("generate", "chat", "score")}
     without = [name for name, value in named.items() if ">>> " not in (value.__doc__ or "")]
     assert without == []
     elsewhere = [name for name, value in named.items() if value.__module__ not in MODULES]
