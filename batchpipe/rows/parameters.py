@@ -138,6 +138,13 @@ def check_sampling(**values: object) -> Sampling:
         raise ConfigError(str(bad)) from bad
 
 
+def constraint_in(values: Mapping[str, object]) -> Constraint | None:
+    """The form that these parameters ask of an answer; a wrong one is a `ConfigError`."""
+    check_overrides(values)
+    asked = [constraint_of(name, values[name]) for name in KINDS if values.get(name) is not None]
+    return asked[0] if asked else None
+
+
 def sampled_by(defaults: Sampling, given: Mapping[str, object]) -> Sampling | str:
     """The defaults with these parameters in their place, or a sentence on what is wrong."""
     try:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
-from batchpipe.config import JobOptions
 from batchpipe.errors import ConfigError
 from batchpipe.planner.request import Constraint, Sampling
-from batchpipe.rows.parameters import check_sampling
+from batchpipe.rows.parameters import constraint_in
 from batchpipe.run.language import Language
 from batchpipe.run.prepare import Job
 
@@ -22,13 +22,13 @@ def constraints_of(samplings: Iterable[Sampling]) -> dict[Constraint, None]:
     return {constraint: None for constraint in found if constraint is not None}
 
 
-def check_own_form(options: JobOptions) -> None:
-    """What the run asks of rows that say nothing can be compiled.
+def check_own_form(sampling: Mapping[str, Any]) -> None:
+    """What a job's own parameters ask of rows that say nothing can be compiled.
 
     Raises:
         ConfigError: it cannot, or what compiles it is not installed
     """
-    constraint = check_sampling(**options.sampling).constraint
+    constraint = constraint_in(sampling)
     if constraint is None:
         return
     fault = grammars().grammar_fault(constraint)

@@ -16,7 +16,7 @@ from batchpipe.journal.manifest import read_manifest
 from batchpipe.journal.summary_file import read_summary
 from batchpipe.rows.logprob_columns import asked_columns
 from batchpipe.rows.output_path import check_output, output_exists
-from batchpipe.rows.parameters import check_overrides, check_sampling
+from batchpipe.rows.parameters import check_overrides, constraint_in
 from batchpipe.rows.results import write_results
 from batchpipe.rows.template import Template
 from batchpipe.run.answering import TOO_MANY_ERRORS, Limits
@@ -202,9 +202,9 @@ def _limits(journal: Journal, run_options: RunOptions, ends_at: float | None) ->
 
 def _parsed(ready: Ready, journal: Journal) -> Column | None:
     """The type of the values in the answers, where they have one."""
-    default = check_sampling(**ready.options.sampling).constraint
+    default = constraint_in(ready.options.sampling)
     overridden = {name for each in journal.manifest.repairs for name in each.overrides}
-    return column_of(default, ready.source.names, overridden)
+    return column_of(default, ready.parameter_columns, overridden)
 
 
 def _stopped(by: str, journal: Journal) -> StoppedEarly:

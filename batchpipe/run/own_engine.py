@@ -131,7 +131,7 @@ def connect(options: JobOptions, run_options: RunOptions) -> Backend:
     Raises:
         ConfigError: it is not, or cannot
     """
-    check_own_form(options)
+    check_own_form(options.sampling)
     return OwnBackend(options, choose_device(options.device), run_options.step_tokens)
 
 
