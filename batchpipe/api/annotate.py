@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, TypeVar, Unpack
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchpipe.api.asked import Asked, asked_of
+from batchpipe.api.choosing import (
+    MARGIN,
+    PROBABILITIES,
+    choices_table,
+    empty_choices_table,
+    with_room,
+)
 from batchpipe.api.frame_run import durable_results
-from batchpipe.api.frames import Frame, columns_of, frame_of
+from batchpipe.api.frames import Frame, frame_of
 from batchpipe.api.keywords import SamplingKeywords, check_names, checked
 from batchpipe.api.llm import LLM, at_work, opened
 from batchpipe.api.sampling import SamplingParams
@@ -23,13 +31,13 @@ from batchpipe.errors import ConfigError, FailedRowsWarning, RowsFailed
 from batchpipe.journal.part_file import table_of
 from batchpipe.rows.logprob_columns import asked_columns
 from batchpipe.rows.memory import MemoryRows
-from batchpipe.rows.prompts import SOURCES
-from batchpipe.rows.results import COLUMNS
-from batchpipe.rows.template import Template
-from batchpipe.rows.words import listed
+from batchpipe.rows.parameters import constraint_in
+from batchpipe.run.forms import check_own_form
 from batchpipe.run.in_memory import answer_in_memory
 from batchpipe.run.prepare import prepare
 from batchpipe.run.progress import Progress, Watcher
+from batchpipe.structured.column import column_of
+from batchpipe.structured.constraint import labels_of
 
 AnyFrame = TypeVar("AnyFrame")
 
@@ -43,15 +51,6 @@ DETAILS = (
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Asked:
-    """What is asked of which columns, and of the model."""
-
-    table: pa.Table  # the columns that prompts are made of, and the one that names rows
-    options: dict[str, Any]  # of a job
-    template: Template | None
-
-
 def annotate(
     frame: AnyFrame,
     *,
@@ -61,6 +60,7 @@ def annotate(
     messages: str | None = None,
     output: str = "output",
     details: bool = False,
+    probabilities: bool = False,
     errors: Literal["null", "raise"] = "null",
     id_column: str | None = None,
     seed: int | None = None,
@@ -85,6 +85,15 @@ def annotate(
     >>> print(labelled["label"][0])
     {"category":"return","urgency":"low","order":"C41777"}
 
+    With ``choices`` and ``probabilities`` nothing is drawn: each row has its likeliest label.
+
+    >>> prompts = pa.table({"prompt": ['{"category":"', '{"category":"delivery","urgency":"']})
+    >>> labelled = bp.annotate(
+    ...     prompts, model=MODEL_DIR, choices=["low", "high"], probabilities=True, output="urgency"
+    ... )
+    >>> labelled.column_names
+    ['prompt', 'urgency', 'urgency_probabilities', 'urgency_margin']
+
     Args:
         frame: the dataframe
         model: an `LLM`, which stays open, or a model's name or directory
@@ -94,8 +103,13 @@ def annotate(
             of the three, the column named prompt, messages or prompt_token_ids
         output: the name of the new column; with ``n`` above 1 it has the first sample, and
             ``<output>_outputs`` all; ``logprobs`` and ``prompt_logprobs`` are columns behind it,
-            ``<output>_logprobs`` and so on
+            ``<output>_logprobs`` and so on. With ``choices`` or ``schema``, ``<output>_parsed`` is
+            the value in the answer: categorical, or a struct of the schema's types
         details: also ``<output>_status``, ``_finish_reason``, ``_error`` and the token counts
+        probabilities: with ``choices``: the column has each row's likeliest label, a struct
+            ``<output>_probabilities`` how likely each is given that it is one of them, and
+            ``<output>_margin`` by how much the best one is more than the second; each label of a
+            row counts in its progress
         errors: what becomes of failed rows: a null, or `RowsFailed` is raised
         id_column: names the rows, which their random numbers follow; else their places do
         seed: of this call's random numbers; None: the LLM's
@@ -119,73 +133,35 @@ def annotate(
     if not isinstance(model, (LLM, str, os.PathLike)):
         raise TypeError(f"model must be an LLM or a model's name, not {type(model).__name__}")
     params = SamplingParams(**sampling)
+    labels = _labels(params) if probabilities else None
     with python_words():
-        asked = _asked(given, template, prompt, messages, id_column)
+        asked = asked_of(given, template, prompt, messages, id_column)
+        check_own_form({} if labels else params.given())
     chosen = {} if seed is None else checked({"seed": seed})
     asked = replace(asked, options={**asked.options, **chosen, "sampling": params.given()})
-    columns = _new_columns(given, output, params, details=details)
+    columns = _new_columns(given, output, params, details=details, probable=labels is not None)
     watcher = watching(progress)
-    if not len(given):
-        results = pa.schema(list(COLUMNS.items())).empty_table()
-    elif run_dir is None:
-        results = _results(model, asked, watcher, early=errors == "raise")
-    else:
+    if labels is not None and run_dir is not None:
+        raise ConfigError("probabilities are kept in no run_dir: leave one of both")
+    if run_dir is not None and len(given):
         results = durable_results(model, asked.table, asked.options, os.fspath(run_dir), watcher)
+    else:
+        results = _results(model, asked, labels, watcher, early=errors == "raise")
     _tell_failed(results, output, raising=errors == "raise")
     added = {new: results.column(column) for new, column in columns.items()}
     return given.with_columns(pa.table(added))  # type: ignore[no-any-return]
 
 
-def _asked(
-    frame: Frame,
-    template: str | None,
-    prompt: str | None,
-    messages: str | None,
-    id_column: str | None,
-) -> Asked:
-    """The columns that are needed, and how prompts are made of them."""
-    given = {"template": template, "prompt": prompt, "messages": messages}
-    chosen = [name for name, value in given.items() if value is not None]
-    if len(chosen) > 1:
-        raise ConfigError(f"{' and '.join(chosen)} exclude each other: give one")
-    names = [str(name) for name in frame.names]
-    options: dict[str, Any] = {"row_sampling": False, "id_column": id_column}
-    made: Template | None = None
-    if template is not None:
-        made = Template.from_option(template)
-        made.check_columns(names)
-        used = [name for name in made.lookups if name in names]
-        options["template"] = template
-    else:
-        used = [prompt or messages or _only_prompt(names)]
-        options["prompt_column"] = used[0]
-    also = [id_column] if id_column is not None and id_column not in used else []
-    table = columns_of(frame, [*used, *also])
-    if messages is not None:  # by this name it is a chat whatever it holds, also JSON
-        options["prompt_column"] = "messages"
-        table = table.rename_columns({messages: "messages"})
-    return Asked(table, options, made)
-
-
-def _only_prompt(names: list[str]) -> str:
-    """The one column that a job file would take for its prompt."""
-    found = [name for name in SOURCES if name in names]
-    if len(found) == 1:
-        return found[0]
-    why = f"the columns {listed(found)}" if found else f"none of the columns {listed(SOURCES)}"
-    raise ConfigError(
-        f"the dataframe has {why}; its columns are {listed(names)}: give template=, prompt= or "
-        f"messages="
-    )
-
-
 def _new_columns(
-    frame: Frame, output: str, params: SamplingParams, *, details: bool
+    frame: Frame, output: str, params: SamplingParams, *, details: bool, probable: bool
 ) -> dict[str, str]:
     """New column -> the result column that it is."""
     several = (params.n or 1) > 1
     told = sorted(asked_columns(params.given()) - (set() if several else {"outputs_logprobs"}))
-    others = (*(["outputs"] if several else []), *told, *(DETAILS if details else ()))
+    others = [PROBABILITIES, MARGIN] if probable else []
+    others += ["parsed"] if column_of(constraint_in(params.given()), ()) and not probable else []
+    others += ["outputs"] if several else []
+    others += [*told, *(DETAILS if details else ())]
     columns = {output: "output"} | {f"{output}_{name}": name for name in others}
     taken = [name for name in columns if name in frame.names]
     if taken:
@@ -195,10 +171,42 @@ def _new_columns(
     return columns
 
 
+def _labels(params: SamplingParams) -> list[str]:
+    """The choices, which are all that is asked."""
+    given = params.given()
+    others = [name for name in given if name != "choices"]
+    if others or not given:
+        why = f"leave {', '.join(others)}" if others else "give choices"
+        raise ConfigError(f"probabilities tells how likely choices are and draws nothing: {why}")
+    asked = constraint_in(given)
+    assert asked is not None, "choices are given"
+    return labels_of(asked)
+
+
+def _typed(results: pa.Table, sampling: dict[str, Any]) -> pa.Table:
+    """The same with the values in the answers in the type of what was asked."""
+    column = column_of(constraint_in(sampling), ())
+    if column is None:
+        return results
+    place = results.column_names.index("parsed")
+    return results.set_column(place, "parsed", column.array(results.column("parsed")))
+
+
 def _results(
-    model: LLM | str | os.PathLike[str], asked: Asked, watcher: Watcher, *, early: bool
+    model: LLM | str | os.PathLike[str],
+    asked: Asked,
+    labels: list[str] | None,
+    watcher: Watcher,
+    *,
+    early: bool,
 ) -> pa.Table:
     """The rows' results; ``early`` raises for rows that cannot be asked before any is."""
+    if labels is not None:
+        asked = with_room(asked, labels)
+    if not len(asked.table):
+        if labels is not None:
+            return empty_choices_table(labels)
+        return _typed(table_of([]), asked.options["sampling"])
     source = MemoryRows("the dataframe", tuple(asked.table.column_names), asked.table)
     with opened(model) as llm, at_work(llm) as loaded:
         options = replace(loaded.options, **asked.options)
@@ -206,9 +214,11 @@ def _results(
         if early and job.faults:
             row = min(job.faults)
             raise _failed(len(job.faults), len(source), row, job.faults[row])
-        backend = replace(loaded.backend, options=options)
-        rows = answer_in_memory(job, loaded.language, backend, loaded.dtype, watcher)
-    return table_of([row.result for row in rows])
+        loaded = replace(loaded, backend=replace(loaded.backend, options=options))
+        if labels is not None:
+            return choices_table(loaded, asked, job, labels, watcher)
+        rows = answer_in_memory(job, loaded.language, loaded.backend, loaded.dtype, watcher)
+    return _typed(table_of([row.result for row in rows]), asked.options["sampling"])
 
 
 def _tell_failed(results: pa.Table, output: str, *, raising: bool) -> None:
@@ -220,7 +230,10 @@ def _tell_failed(results: pa.Table, output: str, *, raising: bool) -> None:
     failed = _failed(len(wrong), len(results), row, results.column("error")[row].as_py())
     if raising:
         raise failed
-    warnings.warn(f"{failed}; they are null in {output!r}", FailedRowsWarning, stacklevel=3)
+    where = f"null in {output!r}"
+    if pc.any(pc.equal(results.column("status"), "invalid_output")).as_py():
+        where = f"null in {output!r}, or have there what does not have the form"
+    warnings.warn(f"{failed}; they are {where}", FailedRowsWarning, stacklevel=3)
 
 
 def _failed(failed: int, rows: int, first: int, why: str) -> RowsFailed:

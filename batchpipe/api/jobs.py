@@ -22,6 +22,7 @@ from batchpipe.api.watching import watching
 from batchpipe.config import JobOptions, PlanOptions, RunOptions
 from batchpipe.errors import ConfigError
 from batchpipe.run.forecast_text import Preview
+from batchpipe.run.forms import check_own_form
 from batchpipe.run.job import run as run_job
 from batchpipe.run.preview import preview
 from batchpipe.run.progress import Progress, Watcher
@@ -134,6 +135,7 @@ def run_with(
             return run_job(options, RunOptions(**of_run), watcher=watcher)
     with at_work(model) as loaded:
         _refuse_for(model, of_job | of_run)
+        check_own_form(of_job["sampling"])
         options = replace(loaded.options, **of_job)
         backend = replace(loaded.backend, options=options)
         run_options = replace(loaded.run_options, **of_run)

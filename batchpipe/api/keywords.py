@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypedDict
 
+from batchpipe.api.forms import plain_forms
 from batchpipe.config import DTYPES, ENGINES, ON_TOO_LONG, QUANTIZE, SPECULATE
 from batchpipe.errors import ConfigError
 from batchpipe.planner.order import ORDERS
@@ -31,6 +32,10 @@ class SamplingKeywords(TypedDict, total=False):
     ignore_eos: bool | None
     logprobs: int | None
     prompt_logprobs: int | None
+    choices: Sequence[str] | str | None
+    schema: object  # a JSON Schema as a dict, text or file, a pydantic model, or 'name, age int'
+    regex: str | None
+    grammar: str | os.PathLike[str] | None
 
 
 class ModelKeywords(TypedDict, total=False):
@@ -118,7 +123,7 @@ def check_names(function: str, given: Collection[str], known: Collection[str]) -
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """The values as the command line has them; `ConfigError` naming one that cannot be."""
     options: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in plain_forms(given).items():
         if name in CHOICES and value not in CHOICES[name]:
             allowed = ", ".join(map(str, CHOICES[name]))
             raise ConfigError(f"{name} is {shown(value)}; it must be one of {allowed}")

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from batchpipe.api.keywords import checked
+from batchpipe.api.lists import is_list, kind_of, listed_prompts
 from batchpipe.api.loaded import Held, Loaded, load
 from batchpipe.api.outputs import RequestOutput, outputs_of
 from batchpipe.api.sampling import SamplingParams, samplings_of
@@ -17,6 +18,7 @@ from batchpipe.api.score_outputs import ScoreOutput, score_outputs
 from batchpipe.api.sentences import python_words
 from batchpipe.api.watching import watching
 from batchpipe.config import JobOptions, RunOptions
+from batchpipe.run.forms import check_own_form
 from batchpipe.run.in_memory import answer_in_memory
 from batchpipe.run.language import Language
 from batchpipe.run.prepare import default_sampling
@@ -84,7 +86,7 @@ class LLM:
         trust_remote_code: bool = False,
     ) -> None:
         if not isinstance(model, (str, os.PathLike)):
-            raise TypeError(f"model must be a name or a directory, not {_kind(model)}")
+            raise TypeError(f"model must be a name or a directory, not {kind_of(model)}")
         given = {
             "model": model,
             "dtype": dtype,
@@ -133,7 +135,7 @@ class LLM:
             ConfigError: the LLM is closed, or the parameters of all prompts are wrong
             OutOfMemory, DeviceLost: nothing can be computed any more
         """
-        each = _listed(prompts)
+        each = listed_prompts(prompts)
         with at_work(self) as loaded:
             return _answered(loaded, loaded.language, each, sampling_params, progress)
 
@@ -164,11 +166,11 @@ class LLM:
         Raises:
             ConfigError: as `generate`
         """
-        if not _is_list(messages):
-            raise TypeError(f"messages must be a chat or a list of chats, not {_kind(messages)}")
+        if not is_list(messages):
+            raise TypeError(f"messages must be a chat or a list of chats, not {kind_of(messages)}")
         each = list(messages)
         chats = [each] if each and isinstance(each[0], Mapping) else each
-        prompts = [{"messages": list(chat) if _is_list(chat) else chat} for chat in chats]
+        prompts = [{"messages": list(chat) if is_list(chat) else chat} for chat in chats]
         with at_work(self) as loaded:
             language = replace(loaded.language, chat_options=dict(chat_template_kwargs or {}))
             return _answered(loaded, language, prompts, sampling_params, progress)
@@ -201,7 +203,7 @@ class LLM:
         Raises:
             ConfigError: as `generate`, or there are not as many of both
         """
-        each, more = _listed(prompts), _listed(continuations)
+        each, more = listed_prompts(prompts), listed_prompts(continuations)
         with at_work(self) as loaded:
             return score_outputs(loaded, each, more, progress)
 
@@ -262,30 +264,11 @@ def _answered(
     params: Params,
     progress: bool | Callable[[Progress], object],
 ) -> list[RequestOutput]:
+    if isinstance(params, SamplingParams):
+        check_own_form(params.given())
     defaults = default_sampling(loaded.options, language)
     samplings = samplings_of(params, len(prompts), defaults)
     listed = prepare_list(prompts, samplings, language, on_too_long=loaded.options.on_too_long)
     watcher = watching(progress)
     rows = answer_in_memory(listed.job, language, loaded.backend, loaded.dtype, watcher)
     return outputs_of(listed, rows)
-
-
-def _listed(prompts: object) -> Sequence[object]:
-    """The prompts; a text, a dict or token ids alone are one."""
-    if isinstance(prompts, (str, Mapping)):
-        return [prompts]
-    if not _is_list(prompts):
-        raise TypeError(f"prompts must be a list of prompts, not {_kind(prompts)}")
-    each: list[object] = list(prompts)  # type: ignore[call-overload]
-    if each and all(type(token) is int for token in each):
-        return [each]
-    return each
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__
-
-
-def _is_list(value: object) -> bool:
-    """True for what has many values; a text is one."""
-    return hasattr(value, "__iter__") and not isinstance(value, (str, bytes, Mapping))

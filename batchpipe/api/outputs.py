@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +61,7 @@ class RequestOutput:
     prompt: str | None  # the text; of a chat what the template made of it; None for token ids
     outputs: tuple[CompletionOutput, ...]
     output: str | None  # the text of the first sample; None where the prompt failed
+    parsed: Any  # the value in it, where choices or a schema were asked for
     status: Status
     finish_reason: FinishReason | None
     error: str | None  # a sentence
@@ -111,6 +114,7 @@ def _output(row: Row, prompt: str | None, prompt_ids: TokenIds) -> RequestOutput
         prompt=prompt,
         outputs=_samples(row),
         output=result.output,
+        parsed=None if result.parsed is None else json.loads(result.parsed),
         status=result.status,
         finish_reason=result.finish_reason,
         error=None if result.error is None else in_python(result.error),

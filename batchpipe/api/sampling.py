@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from batchpipe.api.forms import plain_forms
 from batchpipe.errors import ConfigError
 from batchpipe.planner.request import Sampling
 from batchpipe.rows.parameters import check_overrides, sampled_by
@@ -40,6 +42,10 @@ class SamplingParams:
     ignore_eos: bool | None = None
     logprobs: int | None = None  # so many of the likeliest tokens beside each; 0: the token alone
     prompt_logprobs: int | None = None  # the same of the prompt; with max_tokens=0 nothing else
+    choices: Sequence[str] | str | None = None  # the answer is one of these
+    schema: object = None  # JSON of this JSON Schema, pydantic model, or fields: 'name, age int'
+    regex: str | None = None  # all of the answer matches this
+    grammar: str | os.PathLike[str] | None = None  # GBNF, or its file
 
     def __post_init__(self) -> None:
         check_overrides(self.given())
@@ -47,10 +53,11 @@ class SamplingParams:
     def given(self) -> dict[str, Any]:
         """What is not None, by its name in a job file."""
         every = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in every.items() if value is not None}
+        return plain_forms({name: value for name, value in every.items() if value is not None})
 
     def __repr__(self) -> str:
-        return f"SamplingParams({', '.join(f'{n}={value!r}' for n, value in self.given().items())})"
+        given = {name: getattr(self, name) for name in self.given()}
+        return f"SamplingParams({', '.join(f'{n}={value!r}' for n, value in given.items())})"
 
 
 def samplings_of(

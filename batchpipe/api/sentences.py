@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 from batchpipe.config import JobOptions, PlanOptions, RunOptions
 from batchpipe.errors import BatchpipeError
-from batchpipe.rows.parameters import CHECKS
+from batchpipe.rows.parameters import COLUMNS
 
 OPTIONS = {
     *JobOptions.__dataclass_fields__,
     *RunOptions.__dataclass_fields__,
     *PlanOptions.__dataclass_fields__,
-    *CHECKS,
+    *COLUMNS,
 }
 FLAGS = ("overwrite", "trust_remote_code", "ignore_eos", "with_token_ids", "simulate", "compare")
 

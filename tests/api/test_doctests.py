@@ -14,6 +14,7 @@ from batchpipe.api.llm import LLM
 
 MODULES = (
     "batchpipe.api.annotate",
+    "batchpipe.api.forms",
     "batchpipe.api.jobs",
     "batchpipe.api.llm",
     "batchpipe.api.logprobs",

@@ -16,6 +16,7 @@ import batchpipe as bp
 from batchpipe.api.keywords import JobKeywords, PlanKeywords, RunKeywords, SamplingKeywords
 from batchpipe.config import JobOptions, PlanOptions, RunOptions
 from batchpipe.planner.request import Sampling
+from batchpipe.rows.parameters import COLUMNS
 
 ROWS = [{"text": f"Question {number % 5}: what? Answer:", "n": 1} for number in range(12)]
 TEMPLATE = "Please. {{ text }}"
@@ -136,7 +137,8 @@ def test_every_option_of_the_commands_is_a_keyword() -> None:
     run = {each.name for each in fields(RunOptions)} - {"out"}
     plan = {each.name for each in fields(PlanOptions)}
     sampling = set(SamplingKeywords.__annotations__)
-    assert sampling | {"seed"} <= {each.name for each in fields(Sampling)}
+    fields_of = {COLUMNS[name] for name in sampling | {"seed"}}
+    assert fields_of == {each.name for each in fields(Sampling)} - {"prompt_logprobs_from"}
     assert set(RunKeywords.__annotations__) == job | run | sampling
     assert set(PlanKeywords.__annotations__) == set(JobKeywords.__annotations__) | plan
     assert set(bp.SamplingParams.__dataclass_fields__) == sampling | {"seed"}
