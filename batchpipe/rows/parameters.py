@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from batchpipe.errors import ConfigError
 from batchpipe.planner.request import Constraint, Sampling
-from batchpipe.rows.batch import Rows, RowSource
+from batchpipe.rows.batch import Rows
 from batchpipe.rows.words import shown
 from batchpipe.structured.constraint import KINDS, BadConstraint, constraint_of, most_tokens
 
@@ -177,7 +177,10 @@ class SamplingReader:
     """
 
     def __init__(
-        self, source: RowSource, defaults: Sampling, overrides: Mapping[str, object] | None = None
+        self,
+        columns: Collection[str],  # that may say how their row is sampled
+        defaults: Sampling,
+        overrides: Mapping[str, object] | None = None,
     ) -> None:
         overrides = overrides or {}
         check_overrides(overrides)
@@ -185,7 +188,7 @@ class SamplingReader:
             COLUMNS[name]: CHECKS[COLUMNS[name]](name, value) for name, value in overrides.items()
         }
         self._columns = [
-            name for name in COLUMNS if name in source.names and COLUMNS[name] not in fields
+            name for name in COLUMNS if name in columns and COLUMNS[name] not in fields
         ]
         self._defaults = replace(defaults, **fields) if fields else defaults
         self._equal = {self._defaults: self._defaults}

@@ -31,7 +31,7 @@ from batchpipe.run.history import load_history
 from batchpipe.run.language import Language, load_config, load_language
 from batchpipe.run.layout import time_text
 from batchpipe.run.plan_job import Target, plan_job
-from batchpipe.run.prepare import Job, Remaining, open_job, prepare
+from batchpipe.run.prepare import Job, Remaining, open_job, parameter_columns, prepare
 
 OF_THE_INPUT = ("rows", "input")  # the parts of a fingerprint that only reading all of it tells
 
@@ -52,8 +52,8 @@ class Ready:
 
     @property
     def parameter_columns(self) -> tuple[str, ...]:
-        """The columns that may say how their row is asked: none of a dataframe."""
-        return self.source.names if self.options.row_sampling else ()
+        """The columns that may say how their row is asked."""
+        return parameter_columns(self.options, self.source.names, self.template)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import cast
@@ -15,7 +15,6 @@ from batchpipe.errors import ConfigError
 from batchpipe.planner.request import Prompts, Sampling
 from batchpipe.rows.batch import Rows, RowSource
 from batchpipe.rows.batch_files.openai_job import one_prompt_each, seen_as_requests
-from batchpipe.rows.memory import MemoryRows
 from batchpipe.rows.parameters import SamplingReader, check_sampling
 from batchpipe.rows.request_ids import CUSTOM_ID, RequestIds
 from batchpipe.rows.source import Source, open_source
@@ -26,6 +25,7 @@ from batchpipe.run.fit import fit
 from batchpipe.run.language import Language
 from batchpipe.run.row_prompts import RowPrompts
 from batchpipe.run.token_store import TokenStore
+from batchpipe.structured.constraint import KINDS
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -154,6 +154,20 @@ class _Piece:
     every_id: tuple[str, ...] = ()  # [rows]
 
 
+def parameter_columns(
+    options: JobOptions, names: Sequence[str], template: Template | None
+) -> tuple[str, ...]:
+    """The columns that may say how their row is asked: none of a dataframe.
+
+    What the template puts into the prompt, such as the schema of a database, is no form for the
+    answer.
+    """
+    if not options.row_sampling:
+        return ()
+    shown = () if template is None else template.columns
+    return tuple(name for name in names if name not in KINDS or name not in shown)
+
+
 class _Readers:
     """How every batch of one job is read."""
 
@@ -168,8 +182,8 @@ class _Readers:
         self._prompts = RowPrompts(source, template, options.prompt_column, language)
         self._ids = RequestIds(source, CUSTOM_ID if source.are_requests else options.id_column)
         defaults = default_sampling(options, language, of_an_api=source.are_requests)
-        own = source if options.row_sampling else MemoryRows(source.spec, ())
-        self._samplings = [SamplingReader(own, defaults, each) for each in left.overrides]
+        columns = parameter_columns(options, source.names, template)
+        self._samplings = [SamplingReader(columns, defaults, each) for each in left.overrides]
         self._options, self._language, self._left = options, language, left
         self._by_line = source.are_requests  # a fault is told with its line
 

@@ -22,7 +22,7 @@ def sampled(
     source: Source, defaults: Sampling = DEFAULTS, overrides: dict[str, Any] | None = None
 ) -> list[Sampling | str]:
     """What all batches together say."""
-    reader = SamplingReader(source, defaults, overrides)
+    reader = SamplingReader(source.names, defaults, overrides)
     return [answer for rows in source.batches() for answer in reader.read(rows)]
 
 
@@ -207,9 +207,9 @@ def test_an_override_counts_where_no_row_has_a_column(tmp_path: Path) -> None:
 def test_overrides_that_no_row_can_have_are_refused(tmp_path: Path) -> None:
     source = lines_of(tmp_path, [{"a": 1}])
     with pytest.raises(ConfigError, match=r"n is 2 at temperature 0; all samples would be equal"):
-        SamplingReader(source, DEFAULTS, {"n": 2, "temperature": 0})
+        SamplingReader(source.names, DEFAULTS, {"n": 2, "temperature": 0})
     with pytest.raises(ConfigError, match=r"top_p is 7; it must be a number above 0 and up to 1"):
-        SamplingReader(source, DEFAULTS, {"top_p": 7})
+        SamplingReader(source.names, DEFAULTS, {"top_p": 7})
     source = lines_of(tmp_path, [{"temperature": 0}, {"temperature": 1}])
     bad, good = sampled(source, overrides={"n": 2})
     assert str(bad).startswith("n is 2 at temperature 0")
