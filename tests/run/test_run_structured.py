@@ -62,6 +62,16 @@ def test_choices_are_a_categorical_column(job: Path, model: Path) -> None:
     assert len(set(table["output"].to_pylist())) > 1
 
 
+def test_a_column_that_the_template_shows_is_no_form(tmp_path: Path, model: Path) -> None:
+    rows = [{"schema": "table parcels", "question": "how many?"}, {"schema": "x", "question": "y"}]
+    job = write_lines(tmp_path / "job.jsonl", rows)
+    ran = run(job, model, "--template", "{{ schema }}: {{ question }}", "--max-tokens", 2)
+    assert ran.code == 0, ran.err
+    answers = rows_of(job)
+    assert [row["status"] for row in answers] == ["success", "success"]
+    assert "parsed" not in answers[0]
+
+
 @pytest.mark.parametrize("as_file", [True, False])
 def test_a_schema_is_a_struct_column_and_a_nested_value(
     job: Path, model: Path, tmp_path: Path, as_file: bool
