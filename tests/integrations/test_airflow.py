@@ -207,6 +207,7 @@ def test_airflow_loads_no_torch(airflow: Airflow) -> None:
         capture_output=True,
         text=True,
         env=airflow.environment(DAGS),
+        cwd=airflow.folder,  # not the sources, which `-c` would find before what is installed
         check=True,
     )
     assert ran.stdout.splitlines()[-1] == "set()"
