@@ -35,16 +35,18 @@ class LastLayer:
         return cls(())
 
     @contextmanager
-    def computing(self, tokens: Tensor | None) -> Iterator[None]:
-        """Within, the parts compute these tokens of the packed row alone; None: all.
+    def computing(self, tokens: Tensor | None, all_tokens: int) -> Iterator[None]:
+        """Within, the parts compute these of all tokens of the packed row alone; None: all.
 
         In the places of the others they give zeros.
         """
         if tokens is None:
             yield
             return
-        hooks = _Hooks(tokens)
-        handles = [part.register_forward_pre_hook(hooks.take) for part in self.parts]
+        hooks = _Hooks(tokens, all_tokens)
+        handles = [
+            part.register_forward_pre_hook(hooks.take, with_kwargs=True) for part in self.parts
+        ]
         handles += [part.register_forward_hook(hooks.put_back) for part in self.parts]
         try:
             yield
@@ -64,18 +66,38 @@ def spread(computed: Tensor, tokens: Tensor, all_tokens: int, axis: int) -> Tens
 
 
 class _Hooks:
-    def __init__(self, tokens: Tensor) -> None:
-        self._tokens = tokens
-        self._all_tokens = 0
+    """Before and behind a part: whatever has all tokens has these alone, and the other way round.
 
-    def take(self, _part: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        self._all_tokens = given[0].shape[1]  # [1, tokens, width]
-        return (given[0].index_select(1, self._tokens), *given[1:])
+    A part may take and give several tensors, ``[1, tokens, ...]``, and an MLP of experts its tokens
+    without the row before them.
+    """
+
+    def __init__(self, tokens: Tensor, all_tokens: int) -> None:
+        self._tokens, self._all_tokens = tokens, all_tokens
+
+    def take(
+        self, _part: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return tuple(map(self._taken, given)), {n: self._taken(each) for n, each in named.items()}
 
     def put_back(self, _part: nn.Module, _given: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, tuple):  # an MLP of experts may tell more than its result
-            return (self._spread(output[0]), *output[1:])
-        return self._spread(output)
+        return (
+            tuple(map(self._spread, output)) if isinstance(output, tuple) else self._spread(output)
+        )
 
-    def _spread(self, computed: Tensor) -> Tensor:
-        return spread(computed, self._tokens, self._all_tokens, axis=1)
+    def _taken(self, value: Any) -> Any:
+        axis = _token_axis(value, self._all_tokens)
+        return value if axis is None else value.index_select(axis, self._tokens)
+
+    def _spread(self, value: Any) -> Any:
+        axis = _token_axis(value, len(self._tokens))
+        return value if axis is None else spread(value, self._tokens, self._all_tokens, axis)
+
+
+def _token_axis(value: Any, tokens: int) -> int | None:
+    """The axis on which the value has so many tokens; None where it is no such tensor."""
+    if not isinstance(value, Tensor):
+        return None
+    if value.ndim >= 3 and value.shape[:2] == (1, tokens):
+        return 1
+    return 0 if value.ndim == 2 and value.shape[0] == tokens else None

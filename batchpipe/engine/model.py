@@ -54,7 +54,7 @@ class Decoder:
     def _logits(self, batch: TokenBatch, rows: Tensor) -> Tensor:
         self.attention.batch = batch
         some = None if batch.last_layer is None else batch.last_layer.tokens
-        with torch.inference_mode(), self.last_layer.computing(some):
+        with torch.inference_mode(), self.last_layer.computing(some, len(batch.input_ids)):
             output = self.model(
                 input_ids=batch.input_ids.unsqueeze(0),
                 position_ids=batch.layout.positions.unsqueeze(0),

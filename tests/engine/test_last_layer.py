@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny_models import TINY_MODELS
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig
 
 from batchpipe.engine.last_layer import LastLayer
@@ -99,6 +100,30 @@ def test_a_model_is_left_as_it_was(tiny_model: Callable[[str], Path]) -> None:
     decoder.logits(batches()[0])
     hooks = [m for m in decoder.model.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert hooks == []
+
+
+class Parts(nn.Module):
+    """A part that is given and gives several tensors, in the ways that model files have."""
+
+    def forward(self, rows: Tensor, *, router: Tensor, width: Tensor) -> tuple[Any, ...]:
+        assert rows.shape[1] == router.shape[1] == 2
+        return 2 * rows, (rows + router).flatten(0, 1), width, None
+
+
+def test_a_part_may_take_and_give_several_tensors() -> None:
+    part = Parts()
+    rows, router = torch.randn(2, 1, 5, 4)
+    width = torch.randn(4)
+    tokens = torch.tensor([1, 4])
+    with LastLayer((part,)).computing(tokens, 5):
+        doubled, flat, same, none = part(rows, router=router, width=width)
+    expected = torch.zeros(1, 5, 4)
+    expected[:, tokens] = rows[:, tokens]
+    torch.testing.assert_close(doubled, 2 * expected)
+    expected[:, tokens] += router[:, tokens]
+    torch.testing.assert_close(flat, expected[0])
+    assert same is width
+    assert none is None
 
 
 def test_a_model_of_other_names_computes_all() -> None:
