@@ -37,6 +37,8 @@ def rms_norm(
     using: Kernel | None = None,
 ) -> Tensor:  # [..., width]
     """``weight * rows / sqrt(mean(rows ** 2) + epsilon)``, in float32 up to the weight."""
+    assert weight.dtype == rows.dtype, "the kernel reads both"
+    assert weight.shape == rows.shape[-1:], "one weight for each place of a row"
     rows = rows.contiguous()
     output = torch.empty_like(rows)
     _call("batchpipe_normalise", output, weight, using, first=rows, epsilon=epsilon)
@@ -50,6 +52,8 @@ def open_gates_(
 ) -> Tensor:  # [..., width]
     """``silu(gates) * rows``, where the gates were."""
     assert gates.is_contiguous(), "written in place"
+    assert rows.dtype == gates.dtype, "the kernel reads both"
+    assert rows.shape == gates.shape, "a gate for each value"
     _call("batchpipe_open_gates", gates, rows.contiguous(), using)
     return gates
 
@@ -74,6 +78,4 @@ def _call(
         epsilon=epsilon,
         is_bfloat16=output.dtype == torch.bfloat16,
     )
-    call = getattr(using.library, function)
-    call.restype = None
-    call(ctypes.byref(rows), int(using.instructions))
+    getattr(using.library, function)(ctypes.byref(rows), int(using.instructions))

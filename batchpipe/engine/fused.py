@@ -24,11 +24,15 @@ class FusedRMSNorm(nn.Module):
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
+        self.plain = norm  # for rows of another dtype, which a model may keep for precision
         self.weight: nn.Parameter = norm.weight  # type: ignore[assignment]
         self.epsilon = float(_epsilon(norm) or 0.0)
 
     def forward(self, rows: Tensor) -> Tensor:  # [..., width]
         """``weight * rows / sqrt(mean(rows ** 2) + epsilon)``."""
+        if rows.dtype != self.weight.dtype:
+            normed: Tensor = self.plain(rows)
+            return normed
         return native_rows.rms_norm(rows, self.weight, self.epsilon)
 
 

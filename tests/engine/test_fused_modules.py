@@ -119,3 +119,9 @@ def llama(hidden_act: str) -> Any:
     )
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+
+
+def test_a_norm_takes_rows_of_another_dtype_as_its_model_does() -> None:
+    norm = LlamaRMSNorm(32, eps=1e-6).bfloat16().requires_grad_(False)
+    rows = torch.randn(3, 32)
+    torch.testing.assert_close(FusedRMSNorm(norm)(rows), norm(rows))
