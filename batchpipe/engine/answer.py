@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from batchpipe.engine.logprobs import Logprobs
 
+ENDED_ITSELF = frozenset({"eos", "stop_string", "complete"})  # its length says how long such are
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -41,4 +43,4 @@ class Answer:
     @property
     def ended_itself(self) -> bool:
         """True where its length says how long such answers are."""
-        return self.ended_by in ("eos", "stop_string", "complete")
+        return self.ended_by in ENDED_ITSELF

@@ -9,7 +9,7 @@ from itertools import groupby
 
 import numpy as np
 
-from batchpipe.engine.answer import Answer
+from batchpipe.engine.answer import ENDED_ITSELF, Answer
 from batchpipe.engine.drafting import PromptLookup, kept
 from batchpipe.engine.measuring import Measuring
 from batchpipe.engine.model import Decoder
@@ -205,8 +205,7 @@ class Engine:
 
     def _finish(self, sequence: Sequence, ended_by: str) -> Answer:
         answer = tuple(sequence.answer)
-        ended_itself = ended_by in ("eos", "stop_string", "complete")
-        self.batcher.finish(sequence, ended_itself=ended_itself)
+        self.batcher.finish(sequence, ended_itself=ended_by in ENDED_ITSELF)
         self._keys.pop(sequence.index, None)
         if self._masks is not None:
             self._masks.forget(sequence.index)
