@@ -139,8 +139,7 @@ class _Lines:
     def _request(self, record: Record, name: str) -> BatchRequest:
         options = self._options
         if self._format in JOBS:
-            from_arrow = any(file.format == "parquet" for file in self._source.files)
-            request = read_job_row(record, name, from_arrow=from_arrow)
+            request = read_job_row(record, name, from_arrow=self._source.from_arrow)
         else:
             request = READERS[self._format](record)
         parameters = dict(request.parameters)
