@@ -9,8 +9,9 @@ from typing import Any
 
 from batchpipe.errors import BatchpipeError
 from batchpipe.journal.manifest import Manifest
+from batchpipe.rows.batch_files.openai_job import LINE_FIELDS
 from batchpipe.rows.location import find_files
-from batchpipe.rows.request_ids import DEFAULT_COLUMN
+from batchpipe.rows.request_ids import CUSTOM_ID, DEFAULT_COLUMN
 from batchpipe.rows.source import Rows, open_source
 from batchpipe.rows.words import one_line
 from batchpipe.run.begin import input_states
@@ -57,9 +58,12 @@ def input_rows(manifest: Manifest, wanted: set[int]) -> InputRows:
 def _read(spec: str, job: Mapping[str, Any], wanted: set[int]) -> dict[int, InputRow]:
     found: dict[int, InputRow] = {}
     last = max(wanted)
-    for rows in open_source(spec, limit=job.get("limit")).batches():
+    source = open_source(spec, limit=job.get("limit"))
+    of_requests = set(source.names) >= LINE_FIELDS
+    id_column = job.get("id_column") or (CUSTOM_ID if of_requests else DEFAULT_COLUMN)
+    for rows in source.batches():
         for row in sorted(wanted & set(range(rows.first, rows.first + len(rows)))):
-            found[row] = _row(rows, row - rows.first, job.get("id_column") or DEFAULT_COLUMN)
+            found[row] = _row(rows, row - rows.first, id_column)
         if rows.first + len(rows) > last:
             break
     return found

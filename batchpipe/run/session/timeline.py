@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 
 MOST_POINTS = 2000
 
@@ -50,11 +50,6 @@ class Timeline:
         if not self._since or self._now is None:
             return list(self._points)
         return [*self._points, replace(self._now, kv_tokens=self._kv_tokens)]
-
-    def columns(self) -> dict[str, list[float]]:
-        """The same, a list for each of `COLUMNS`."""
-        rows = [astuple(point) for point in self.points()]
-        return {name: [row[place] for row in rows] for place, name in enumerate(COLUMNS)}
 
     def _thin_out(self) -> None:
         """Two points become one; an odd one at the end stays open."""

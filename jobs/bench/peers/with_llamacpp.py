@@ -13,7 +13,6 @@ from task import Answers, Task, serve
 
 BATCH_TOKENS = 2048
 BATCH_ROWS = 64
-DEFAULT_BATCH_TOKENS = 512
 GGML_TYPE_BF16 = 30
 
 
