@@ -26,9 +26,9 @@ if TYPE_CHECKING:
         RowsFailed,
         StoppedEarly,
     )
-    from batchpipe.run.forecast_text import Preview
-    from batchpipe.run.progress import Progress
-    from batchpipe.run.summary import Summary
+    from batchpipe.explain.forecast_text import Preview
+    from batchpipe.running.progress import Progress
+    from batchpipe.running.summary import Summary
 
 __version__ = "0.1.0"
 
@@ -61,24 +61,23 @@ _MODULES = {
     "ConfigError": "batchpipe.errors",
     "FailedRowsWarning": "batchpipe.errors",
     "Logprob": "batchpipe.api.logprobs",
-    "Preview": "batchpipe.run.forecast_text",
-    "Progress": "batchpipe.run.progress",
+    "Preview": "batchpipe.explain.forecast_text",
+    "Progress": "batchpipe.running.progress",
     "RequestOutput": "batchpipe.api.outputs",
     "RowsFailed": "batchpipe.errors",
     "SamplingParams": "batchpipe.api.sampling",
     "ScoreOutput": "batchpipe.api.score_outputs",
     "StoppedEarly": "batchpipe.errors",
-    "Summary": "batchpipe.run.summary",
+    "Summary": "batchpipe.running.summary",
     "TokenLogprobs": "batchpipe.api.logprobs",
     "annotate": "batchpipe.api.annotate",
     "plan": "batchpipe.api.jobs",
+    "run": "batchpipe.api.jobs",
     "score": "batchpipe.api.score",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name == "run":  # the package of that name is the function as well: see there
-        return import_module("batchpipe.run")
     if name not in _MODULES:
         raise AttributeError(f"module 'batchpipe' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)

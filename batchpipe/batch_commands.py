@@ -72,7 +72,7 @@ def run_batch(context: click.Context, /, **given: Any) -> None:
     /v1/chat/completions or /v1/completions; one that cannot be answered has its error in its place.
     """
     _refuse_engine_flags(context.args)
-    from batchpipe.run.job import run as run_job
+    from batchpipe.running.job import run as run_job
 
     out, folder = given["output_file"], given["output_tmp_dir"]
     run_dir = None if folder is None else os.path.join(folder, f"{os.path.basename(out)}.run")

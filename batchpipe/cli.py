@@ -24,10 +24,10 @@ from batchpipe.config import (
     retry_options,
 )
 from batchpipe.errors import GOES_ON, BatchpipeError, Interrupted, StoppedEarly
+from batchpipe.job.collection import own_the_process
+from batchpipe.job.hidden_torch import hide_torch
 from batchpipe.planner.order import ORDERS
-from batchpipe.run.collection import own_the_process
-from batchpipe.run.hidden_torch import hide_torch
-from batchpipe.run.stop import Terminated, raising_terminated
+from batchpipe.running.stop import Terminated, raising_terminated
 from batchpipe.structured.options import file_or_text
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -199,7 +199,7 @@ def run(as_json: bool, **given: Any) -> None:
     """
     if given["engine"] == "openai":
         hide_torch()
-    from batchpipe.run.job import run as run_job
+    from batchpipe.running.job import run as run_job
 
     own = {name: given.pop(name) for name in RunOptions.__dataclass_fields__}
     summary = run_job(_job_options(given), RunOptions(**own))
@@ -235,7 +235,7 @@ def retry(
     A row whose new attempt fails keeps the answer that it has.
     """
     asked = retry_options(status, finish_reason, settings, max_errors, base_url)
-    from batchpipe.run.job import retry as retry_rows
+    from batchpipe.running.job import retry as retry_rows
 
     summary = retry_rows(run_dir, asked)
     _print(summary, as_json)
@@ -259,7 +259,7 @@ def status(run_dir: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON report on stdout.")
 def report(run_dir: str, out: str | None, as_json: bool) -> None:
     """Write one HTML page about a run, finished or not, that opens in any browser, offline."""
-    from batchpipe.run.report.command import report as write_report
+    from batchpipe.report.command import report as write_report
 
     _print(write_report(run_dir, out), as_json)
 
@@ -286,7 +286,7 @@ def plan(as_json: bool, **given: Any) -> None:
     lengths are unknown, widened by what the machine's profile may err, 15 % measured, 40 % guessed.
     """
     hide_torch()
-    from batchpipe.run.preview import preview
+    from batchpipe.explain.preview import preview
 
     own = {name: given.pop(name) for name in PlanOptions.__dataclass_fields__}
     _print(preview(_job_options(given), PlanOptions(**own)), as_json)
@@ -309,7 +309,7 @@ def calibrate(
     as_json: bool,
 ) -> None:
     """Measure this machine with the real engine and keep its profile for later plans."""
-    from batchpipe.run.calibrate import calibrate as measure_machine
+    from batchpipe.job.calibrate import calibrate as measure_machine
 
     report = measure_machine(model, dtype=dtype, quantize=quantize, device=device, quick=quick)
     _print(report, as_json)

@@ -87,8 +87,8 @@ def test_what_forms_need_is_imported_by_one_file(package: str, file: str) -> Non
         "import batchpipe",
         "import batchpipe.planner.plan",
         "import batchpipe.cli",
-        "import batchpipe.run.job",
-        "import batchpipe.run.report.command",
+        "import batchpipe.running.job",
+        "import batchpipe.report.command",
         "import batchpipe.integrations.server",
         "import batchpipe.background.watch, batchpipe.background.process",
         "import batchpipe.integrations.airflow.batch_manifest",
@@ -113,7 +113,7 @@ def test_a_dataframe_library_is_imported_by_who_names_it_alone(package: str) -> 
 
 def test_engine_needs_no_polars() -> None:
     """A GPU machine without polars can run the engine."""
-    check = "import sys; sys.modules['polars'] = None; import batchpipe.run.job"
+    check = "import sys; sys.modules['polars'] = None; import batchpipe.running.job"
     subprocess.run([sys.executable, "-c", check], check=True)
 
 

@@ -28,14 +28,14 @@ from batchpipe.api.sampling import SamplingParams
 from batchpipe.api.sentences import in_python, python_words
 from batchpipe.api.watching import watching
 from batchpipe.errors import ConfigError, FailedRowsWarning, RowsFailed
+from batchpipe.job.forms import check_own_form
+from batchpipe.job.prepare import prepare
 from batchpipe.journal.part_file import table_of
 from batchpipe.rows.logprob_columns import asked_columns
 from batchpipe.rows.memory import MemoryRows
 from batchpipe.rows.parameters import constraint_in
-from batchpipe.run.forms import check_own_form
-from batchpipe.run.in_memory import answer_in_memory
-from batchpipe.run.prepare import prepare
-from batchpipe.run.progress import Progress, Watcher
+from batchpipe.running.in_memory import answer_in_memory
+from batchpipe.running.progress import Progress, Watcher
 from batchpipe.structured.column import column_of
 from batchpipe.structured.constraint import labels_of
 

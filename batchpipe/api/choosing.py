@@ -12,12 +12,12 @@ import pyarrow as pa
 from batchpipe.api.asked import Asked
 from batchpipe.api.loaded import Loaded
 from batchpipe.errors import ConfigError
+from batchpipe.job.prepare import Job
 from batchpipe.journal.part_file import table_of
 from batchpipe.rows.results import Result
-from batchpipe.run.answers import failed_results
-from batchpipe.run.prepare import Job
-from batchpipe.run.progress import Watcher
-from batchpipe.run.score_in_memory import scoring_by
+from batchpipe.running.answers import failed_results
+from batchpipe.running.progress import Watcher
+from batchpipe.running.score_in_memory import scoring_by
 from batchpipe.scoring import Choice, choose
 
 PROBABILITIES, MARGIN = "probabilities", "margin"

@@ -19,7 +19,7 @@ from batchpipe.rows.arrow import content_hashes
 from batchpipe.rows.output_path import output_exists
 from batchpipe.rows.results import COLUMNS
 from batchpipe.rows.source import read_rows
-from batchpipe.run.progress import Watcher
+from batchpipe.running.progress import Watcher
 
 ROWS, RESULTS = "input.parquet", "results.parquet"
 

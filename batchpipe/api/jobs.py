@@ -21,12 +21,12 @@ from batchpipe.api.sentences import python_words
 from batchpipe.api.watching import watching
 from batchpipe.config import JobOptions, PlanOptions, RunOptions
 from batchpipe.errors import ConfigError
-from batchpipe.run.forecast_text import Preview
-from batchpipe.run.forms import check_own_form
-from batchpipe.run.job import run as run_job
-from batchpipe.run.preview import preview
-from batchpipe.run.progress import Progress, Watcher
-from batchpipe.run.summary import Summary
+from batchpipe.explain.forecast_text import Preview
+from batchpipe.explain.preview import preview
+from batchpipe.job.forms import check_own_form
+from batchpipe.running.job import run as run_job
+from batchpipe.running.progress import Progress, Watcher
+from batchpipe.running.summary import Summary
 
 Model = LLM | str | os.PathLike[str]
 

@@ -18,12 +18,12 @@ from batchpipe.api.score_outputs import ScoreOutput, score_outputs
 from batchpipe.api.sentences import python_words
 from batchpipe.api.watching import watching
 from batchpipe.config import JobOptions, RunOptions
-from batchpipe.run.forms import check_own_form
-from batchpipe.run.in_memory import answer_in_memory
-from batchpipe.run.language import Language
-from batchpipe.run.prepare import default_sampling
-from batchpipe.run.progress import Progress
-from batchpipe.run.prompt_list import prepare_list
+from batchpipe.job.forms import check_own_form
+from batchpipe.job.language import Language
+from batchpipe.job.prepare import default_sampling
+from batchpipe.job.prompt_list import prepare_list
+from batchpipe.running.in_memory import answer_in_memory
+from batchpipe.running.progress import Progress
 
 Params = SamplingParams | Sequence[SamplingParams | None] | None
 Chat = Sequence[Mapping[str, Any]]

@@ -15,12 +15,12 @@ from batchpipe.api.sentences import python_words
 from batchpipe.config import JobOptions, RunOptions
 from batchpipe.engine.host_memory import return_freed_memory
 from batchpipe.errors import BatchpipeError, ConfigError
-from batchpipe.run.collection import collection_paused
-from batchpipe.run.engines import computing, connect
-from batchpipe.run.language import Language, load_config, load_language
+from batchpipe.job.collection import collection_paused
+from batchpipe.job.language import Language, load_config, load_language
+from batchpipe.running.engines import computing, connect
 
 if TYPE_CHECKING:
-    from batchpipe.run.own_engine import OwnBackend  # torch
+    from batchpipe.running.own_engine import OwnBackend  # torch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +46,7 @@ def load(options: JobOptions, run_options: RunOptions) -> Loaded:
     _, dtype = computing(options, config)
     language = load_language(options, config)
     with collection_paused():
-        from batchpipe.run.own_engine import OwnBackend  # torch, from here on
+        from batchpipe.running.own_engine import OwnBackend  # torch, from here on
 
         assert isinstance(backend, OwnBackend), "the options name our own engine"
         return Loaded(options, run_options, language, backend.loaded(language, dtype), dtype)

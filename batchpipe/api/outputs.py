@@ -11,10 +11,10 @@ import numpy as np
 
 from batchpipe.api.logprobs import OutputLogprobs, PromptLogprobs
 from batchpipe.api.sentences import in_python
+from batchpipe.job.prompt_list import PromptList
 from batchpipe.planner.request import TokenIds
 from batchpipe.rows.results import FinishReason, Status
-from batchpipe.run.answers import FINISH_REASONS, Row
-from batchpipe.run.prompt_list import PromptList
+from batchpipe.running.answers import FINISH_REASONS, Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from batchpipe.api.llm import LLM, opened
 from batchpipe.api.score_outputs import ScoreOutput
-from batchpipe.run.progress import Progress
+from batchpipe.running.progress import Progress
 
 
 def score(

@@ -12,13 +12,13 @@ from batchpipe.api.loaded import Loaded
 from batchpipe.api.sentences import in_python
 from batchpipe.api.watching import watching
 from batchpipe.errors import ConfigError
+from batchpipe.job.language import Language
+from batchpipe.job.prompt_list import tokenized_list
 from batchpipe.planner.request import TokenIds
 from batchpipe.rows.results import Status
 from batchpipe.rows.words import shown
-from batchpipe.run.language import Language
-from batchpipe.run.progress import Progress
-from batchpipe.run.prompt_list import tokenized_list
-from batchpipe.run.score_in_memory import scoring_by
+from batchpipe.running.progress import Progress
+from batchpipe.running.score_in_memory import scoring_by
 from batchpipe.scoring import Score
 from batchpipe.scoring import score as score_rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from batchpipe.run.progress import Progress, ProgressBar, Told, Unwatched, Watcher
+from batchpipe.running.progress import Progress, ProgressBar, Told, Unwatched, Watcher
 
 
 def watching(progress: bool | Callable[[Progress], object] | None) -> Watcher:

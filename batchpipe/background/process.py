@@ -17,7 +17,7 @@ from batchpipe.background.log_lines import last_line
 from batchpipe.background.room import ENDED, log_path, room_of
 from batchpipe.errors import BatchpipeError, StoppedEarly
 from batchpipe.journal.lock import take
-from batchpipe.run.stop import Terminated, raising_terminated
+from batchpipe.running.stop import Terminated, raising_terminated
 
 
 def main(arguments: Sequence[str]) -> NoReturn:

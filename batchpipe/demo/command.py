@@ -12,8 +12,8 @@ from typing import Any
 from batchpipe.config import JobOptions, RunOptions
 from batchpipe.demo.prompt import MODEL_DIR, Label, Scores, Ticket, load_tickets, messages, score
 from batchpipe.rows.source import read_rows
-from batchpipe.run.job import run
-from batchpipe.run.summary import Summary
+from batchpipe.running.job import run
+from batchpipe.running.summary import Summary
 
 SHOWN = 3
 MAX_TOKENS = 48  # the longest right answer has 24

@@ -17,16 +17,16 @@ from batchpipe.integrations.event_loop import EventLoop
 from batchpipe.integrations.openai import Refused, Server
 from batchpipe.integrations.prompt_text import prompt_text
 from batchpipe.integrations.sampling_seed import seed_of
+from batchpipe.job.language import Language
+from batchpipe.job.plan_job import Target, plan_job
+from batchpipe.job.prepare import Job
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.schedule.counts import Counts
 from batchpipe.planner.schedule.sending import Sending
 from batchpipe.rows.parameters import check_sampling
 from batchpipe.rows.words import listed
-from batchpipe.run.engine_options import UNTOLD_BY_A_SERVER, api_key, untold
-from batchpipe.run.engines import Backend, Opened, Spent
-from batchpipe.run.language import Language
-from batchpipe.run.plan_job import Target, plan_job
-from batchpipe.run.prepare import Job
+from batchpipe.running.engine_options import UNTOLD_BY_A_SERVER, api_key, untold
+from batchpipe.running.engines import Backend, Opened, Spent
 
 CONCURRENCY = 64
 STEP_SECONDS = 0.5  # a wish to stop is seen that soon

@@ -17,14 +17,14 @@ from batchpipe.errors import GOES_ON, ConfigError, StoppedEarly
 from batchpipe.integrations.completion_fields import vllm_form
 from batchpipe.integrations.sampling_seed import seed_of
 from batchpipe.integrations.vllm_logprobs import answer_logprobs, prompt_logprobs
+from batchpipe.job.language import Language
+from batchpipe.job.plan_job import Target
+from batchpipe.job.prepare import Job
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.request import Constraint, Sampling
 from batchpipe.planner.schedule.counts import Counts
 from batchpipe.rows.words import one_line
-from batchpipe.run.engines import Backend, Opened, Spent, computing
-from batchpipe.run.language import Language
-from batchpipe.run.plan_job import Target
-from batchpipe.run.prepare import Job
+from batchpipe.running.engines import Backend, Opened, Spent, computing
 
 WAITING = 64  # prompts that vLLM has beside those that it runs
 

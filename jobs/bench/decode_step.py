@@ -24,6 +24,7 @@ from torch import Tensor
 
 from batchpipe.engine.host_memory import keep_freed_memory
 from batchpipe.engine.token_batch import form
+from batchpipe.job.kv_memory import blocks_for_all
 from batchpipe.kernels.dispatch import Dispatch, device_of, path_for
 from batchpipe.kernels.layout import Layout
 from batchpipe.kernels.reference import Variant
@@ -32,7 +33,6 @@ from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
 from batchpipe.planner.schedule.pace import Full
 from batchpipe.planner.schedule.token_batcher import TokenBatcher
-from batchpipe.run.kv_memory import blocks_for_all
 
 PREFIX_TOKENS = 2000
 SUFFIX_TOKENS = (24, 72)  # shortest and longest of the rows' own

@@ -29,6 +29,7 @@ from contenders import (
 from source_mix import lognormal
 from traces import MIXES, batchllm, blendserve
 
+from batchpipe.job.kv_memory import blocks_for_all
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, blocks_for
 from batchpipe.planner.machine.machines import machine_named
 from batchpipe.planner.machine.step_cost import StepCost
@@ -37,7 +38,6 @@ from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting
 from batchpipe.planner.request import Prompts
 from batchpipe.rows.trace import Trace, read_trace
-from batchpipe.run.kv_memory import blocks_for_all
 
 MACHINE = machine_named("a100-80g")
 MIN_SPEEDUP, MIN_SHARE_OF_BOUND, MIN_SHARING_KEPT = 1.3, 0.9, 0.97

@@ -32,6 +32,9 @@ from record import append_results, as_table
 
 from batchpipe.config import JobOptions
 from batchpipe.demo.prompt import MODEL_DIR
+from batchpipe.job.hidden_torch import hide_torch
+from batchpipe.job.language import load_config, load_language, shape_of
+from batchpipe.job.prepare import open_job, prepare
 from batchpipe.planner.duplicates import collapse
 from batchpipe.planner.machine.machines import MACHINES
 from batchpipe.planner.machine.step_cost import StepCost
@@ -39,9 +42,6 @@ from batchpipe.planner.plan_file import packed_plan
 from batchpipe.planner.planning import Setting, in_order, make_plan
 from batchpipe.planner.tree.prefix_tree import build
 from batchpipe.rows.atomic import written_whole
-from batchpipe.run.hidden_torch import hide_torch
-from batchpipe.run.language import load_config, load_language, shape_of
-from batchpipe.run.prepare import open_job, prepare
 
 MB = 1e6
 SYSTEM_PROMPTS, TEMPLATES = 5, 50  # a template is a system prompt and more

@@ -29,15 +29,15 @@ from transformers import AutoConfig, AutoTokenizer
 
 from batchpipe.engine.engine import Engine
 from batchpipe.engine.model import Decoder, bind, load_model
+from batchpipe.job.calibrate import calibrate
+from batchpipe.job.kv_memory import blocks_for_all
+from batchpipe.job.plan_job import STEP_TOKENS, alone_blocks
 from batchpipe.planner.machine.model_shape import ModelShape
 from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.order import ORDERS
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting, dry_run, make_plan, pace_of
 from batchpipe.planner.request import Prompts, Sampling
-from batchpipe.run.calibrate import calibrate
-from batchpipe.run.kv_memory import blocks_for_all
-from batchpipe.run.plan_job import STEP_TOKENS, alone_blocks
 
 KV_SHARES = (1.0, 0.25)  # of what the whole job would hold at once
 ANSWER_TOKENS = 64  # where the file observed none

@@ -24,13 +24,13 @@ from contenders import DTYPE, LLAMA_3_1_8B
 from record import append_results, as_table
 
 from batchpipe.demo.prompt import MODEL_DIR
+from batchpipe.job.hidden_torch import hide_torch
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.machine.machines import MACHINES
 from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.order import ORDERS
 from batchpipe.planner.planning import SIMULATED_PROMPTS, Setting, dry_run, make_plan, ordered
 from batchpipe.planner.request import Prompts, Sampling
-from batchpipe.run.hidden_torch import hide_torch
 
 STEP_TOKENS = 1024
 ANSWER_TOKENS = 64  # where the file observed none

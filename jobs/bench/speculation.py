@@ -28,14 +28,14 @@ from transformers import AutoConfig, AutoTokenizer
 from batchpipe.demo.prompt import MODEL_DIR, TICKETS_PATH, messages, system_text
 from batchpipe.engine.engine import Engine
 from batchpipe.engine.model import bind, load_model
+from batchpipe.job.calibrate import calibrate
+from batchpipe.job.kv_memory import blocks_for_all
 from batchpipe.planner.machine.model_shape import ModelShape
 from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
 from batchpipe.planner.schedule.pace import Full
-from batchpipe.run.calibrate import calibrate
-from batchpipe.run.kv_memory import blocks_for_all
 
 STEP_TOKENS = 4096  # all prompts in the first step
 NOISE = 2.0  # temperature at which even the shipped model says anything

@@ -32,12 +32,12 @@ from batchpipe.config import JobOptions, RunOptions
 from batchpipe.demo.prompt import CATEGORIES, MODEL_DIR, URGENCIES, load_tickets, system_text
 from batchpipe.engine.engine import Engine
 from batchpipe.engine.model import bind, load_model
+from batchpipe.job.kv_memory import blocks_for_all
 from batchpipe.planner.machine.model_shape import ModelShape
 from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Constraint, Prompts, Sampling
 from batchpipe.planner.schedule.pace import Full
-from batchpipe.run.job import run
-from batchpipe.run.kv_memory import blocks_for_all
+from batchpipe.running.job import run
 from batchpipe.structured.constraint import constraint_of
 from batchpipe.structured.grammars import Grammars
 from batchpipe.structured.masks import Masks

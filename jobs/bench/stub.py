@@ -12,7 +12,7 @@ import torch
 
 from batchpipe.engine.token_batch import TokenBatch
 from batchpipe.journal.journal import Journal
-from batchpipe.run import own_engine
+from batchpipe.running import own_engine
 
 VOCABULARY = 256
 POOL_ROWS = 4096

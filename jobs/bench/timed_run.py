@@ -21,7 +21,7 @@ from typing import Any
 
 from stopwatch import Stopwatch
 
-from batchpipe.run.collection import collection_paused
+from batchpipe.job.collection import collection_paused
 
 GEMM, ATTENTION = "GEMM", "attention"
 STARTING, ELSE = "starting, ending", "everything else"
@@ -40,13 +40,13 @@ class Seam:
     whole: bool = False
 
 
-ENGINE, RUN = "batchpipe.engine", "batchpipe.run"
+ENGINE, JOB, RUN = "batchpipe.engine", "batchpipe.job", "batchpipe.running"
 SEAMS = (
     Seam(ELSE, f"{RUN}.job", ("run",)),
     Seam(STARTING, f"{RUN}.job", ("make_ready",)),
     Seam("reading", f"{RUN}.begin", ("open_job", "prepare")),
     Seam("reading", f"{RUN}.job", ("check_unchanged",)),
-    Seam("tokenising", f"{RUN}.language", ("Language.tokenize",)),
+    Seam("tokenising", f"{JOB}.language", ("Language.tokenize",)),
     Seam("planning", f"{RUN}.begin", ("plan_job",)),
     Seam("planning", f"{RUN}.own_engine", ("plan_job", "expected_seconds")),
     Seam("loading", f"{RUN}.own_engine", ("OwnBackend.open",)),

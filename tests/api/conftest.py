@@ -1,8 +1,8 @@
-"""The models that the tests of the Python API run on."""
+"""The model that the tests of the Python API run on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,14 +10,8 @@ import pytest
 import batchpipe as bp
 
 
-@pytest.fixture(scope="session")
-def model(tiny_model: Callable[[str], Path]) -> Path:
-    """A tiny Llama with a context of 512 tokens."""
-    return tiny_model("llama")
-
-
 @pytest.fixture(scope="module")
 def llm(model: Path) -> Iterator[bp.LLM]:
-    """The same, loaded once for a test file."""
+    """A tiny Llama with a context of 512 tokens, loaded once for a test file."""
     with bp.LLM(model, kv_memory="16MB") as loaded:
         yield loaded

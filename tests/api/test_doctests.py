@@ -25,9 +25,9 @@ MODULES = (
     "batchpipe.api.sentences",
     "batchpipe.errors",
     "batchpipe.polars",
-    "batchpipe.run.forecast_text",
-    "batchpipe.run.progress",
-    "batchpipe.run.summary",
+    "batchpipe.explain.forecast_text",
+    "batchpipe.running.progress",
+    "batchpipe.running.summary",
 )
 
 

@@ -196,10 +196,10 @@ try:
 except AttributeError as error:
     assert "no attribute 'no_such_name'" in str(error)
 print({"torch", "transformers", "pandas", "polars"} & set(sys.modules))
-import batchpipe.run.job
+import batchpipe.running.job
 assert callable(bp.run), "the package of that name is the function"
-import batchpipe.run.job as job
-assert job is batchpipe.run.job
+import batchpipe.running.job as job
+assert job is batchpipe.running.job
 """
 
 

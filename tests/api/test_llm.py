@@ -14,8 +14,8 @@ from oracle import assert_same_tokens, greedy_reference, load_tokenizer
 
 import batchpipe as bp
 from batchpipe.api.llm import at_work
+from batchpipe.job.prompt_list import prepare_list
 from batchpipe.planner.request import Sampling
-from batchpipe.run.prompt_list import prepare_list
 
 TEXTS = [
     "Question: which ticket is urgent? Answer:",

@@ -29,7 +29,7 @@ from batchpipe.demo.prompt import MODEL_DIR, load_tickets, messages
 from batchpipe.journal.folder import open_folder
 from batchpipe.journal.lock import holder
 from batchpipe.journal.manifest import Manifest, read_manifest
-from batchpipe.run.job import run
+from batchpipe.running.job import run
 
 # An environment with Airflow and batchpipe: BATCHPIPE_AIRFLOW_PYTHON=/path/to/venv/bin/python
 PYTHON = os.environ.get("BATCHPIPE_AIRFLOW_PYTHON")

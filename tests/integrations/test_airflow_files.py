@@ -18,7 +18,7 @@ from batchpipe.integrations.airflow.batch_manifest import batch_manifest
 from batchpipe.integrations.airflow.command_line import REFUSED, check_options, command_line
 from batchpipe.integrations.airflow.result_rows import write_result_rows
 from batchpipe.integrations.airflow.rows_file import rows_file
-from batchpipe.run.job import run
+from batchpipe.running.job import run
 
 ROW_KEYS = [
     *("custom_id", "index", "status", "output", "raw_output", "error"),

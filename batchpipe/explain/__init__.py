@@ -1,0 +1,1 @@
+"""EXPLAIN: what a job would compute, share, need and cost, before it runs."""

@@ -1,0 +1,1 @@
+"""What is asked: a model's language, rows become prompts, prompts a plan for this machine."""

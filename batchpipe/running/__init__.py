@@ -1,0 +1,1 @@
+"""A planned job executed: begun or resumed, answered, recorded and written."""

@@ -1,0 +1,230 @@
+"""Our own engine behind the plan: the model loaded here, its KV memory, and plans made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from batchpipe.config import JobOptions, RunOptions, dtype_text
+from batchpipe.engine.answer import Answer
+from batchpipe.engine.engine import Engine
+from batchpipe.engine.faults import first_line, is_device_lost, is_out_of_memory
+from batchpipe.engine.model import Decoder, bind, choose_device, load_model, refuse_by_class
+from batchpipe.engine.quantized import check_quantizable
+from batchpipe.engine.self_check import check_attention
+from batchpipe.errors import ConfigError, DeviceLost
+from batchpipe.job.expected_time import expected_seconds
+from batchpipe.job.forms import check_own_form, form_faults, grammars
+from batchpipe.job.kv_memory import blocks_for_all, blocks_in, free_bytes
+from batchpipe.job.language import Language
+from batchpipe.job.plan_job import Target, alone_blocks, plan_job, setting_facts, target_of
+from batchpipe.job.prepare import Job
+from batchpipe.planner.kv_ledger import BLOCK_TOKENS
+from batchpipe.planner.machine.step_cost import StepCost
+from batchpipe.planner.plan import Plan
+from batchpipe.planner.planning import Setting, pace_of
+from batchpipe.planner.replan import Replanner
+from batchpipe.running.engines import Backend, Opened, Spent
+from batchpipe.structured.judge import matches_by_re
+from batchpipe.structured.masks import Masks
+
+if TYPE_CHECKING:  # it needs a package that not everybody has
+    from batchpipe.structured.grammars import Grammars
+
+
+@dataclass(frozen=True, slots=True)
+class OwnBackend:
+    """The model in this process, on one device."""
+
+    options: JobOptions
+    device: torch.device
+    step_tokens: int | None
+    context: int | None = None
+    model: Any = None  # that stays loaded between plans; None: each plan loads it
+
+    def target(self, language: Language, dtype: str | None) -> Target:
+        """This machine, whose KV memory may not be known before the weights are loaded.
+
+        Raises:
+            ConfigError: the engine cannot run this model, or not with its weights as asked
+        """
+        assert dtype is not None, "what is computed here has a dtype"
+        options, config = self.options, language.config
+        refuse_by_class(options.model, config)
+        if options.quantize is not None:
+            check_quantizable(
+                options.model, config, options.quantize, device=self.device, dtype=dtype
+            )
+        return target_of(
+            options,
+            config,
+            device=self.device.type,
+            dtype=dtype,
+            step_tokens=self.step_tokens,
+        )
+
+    def loaded(self, language: Language, dtype: str | None) -> OwnBackend:
+        """The same with its model in memory, for as long as somebody holds it.
+
+        Raises:
+            ConfigError: as `target`, or the model cannot be loaded
+            DeviceLost: the device fails for good
+        """
+        cost = self.target(language, dtype).cost
+        return replace(self, model=_loaded(self.options, language.config, self.device, cost))
+
+    def open(self, job: Job, plan: Plan, language: Language, target: Target | None) -> Opened:
+        """The model is loaded and has its KV memory.
+
+        Raises:
+            ConfigError: the device has no room for them
+            DeviceLost: the device fails for good
+        """
+        assert target is not None, "this machine is known"
+        options, cost = self.options, target.cost
+        faults = form_faults(job, language)
+        if faults:
+            job, plan = plan_job(job.without(faults), options.order, target, history=plan.history)
+        compiled = _grammars(plan, language)  # in the background, while the weights load
+        model = self.model
+        if model is None:
+            model = _loaded(options, language.config, self.device, cost)
+        if target.kv_blocks is None:
+            free = blocks_in(free_bytes(self.device.type), cost.shape, cost.dtype)
+            target = replace(target, kv_blocks=free)
+            job, plan = plan_job(job, options.order, target, history=plan.history)
+        setting = target.setting
+        assert setting is not None, "the KV memory is known"
+        decoder, setting = _bound(model, plan, setting, options)
+        expected = expected_seconds(plan, setting)
+        replanner = Replanner(plan, setting)
+        plan = replanner.plan
+        engine = Engine(
+            decoder,
+            plan,
+            kv_blocks=setting.kv_blocks,
+            pace=pace_of(plan, setting),
+            eos_token_ids=language.eos_token_ids,
+            request_ids=[job.request_ids[place] for place in plan.first_row.tolist()],
+            seed=options.seed,
+            tokenizer=language.tokenizer,
+            speculate_by=setting.cost if options.speculate == "auto" else None,
+            masks=None if compiled is None else Masks(compiled, plan.samplings),
+        )
+        return Opened(
+            _Replanned(engine, replanner),
+            job,
+            plan,
+            facts=setting_facts(setting),
+            kv_tokens=setting.kv_blocks * BLOCK_TOKENS,
+            expected_seconds=expected,
+            matches=matches_by_re if compiled is None else grammars().matches,
+        )
+
+
+def connect(options: JobOptions, run_options: RunOptions) -> Backend:
+    """The device is there, and what the answers must be can be compiled.
+
+    Raises:
+        ConfigError: it is not, or cannot
+    """
+    check_own_form(options.sampling)
+    return OwnBackend(options, choose_device(options.device), run_options.step_tokens)
+
+
+class _Replanned:
+    """The engine, and what its answers teach about the order of those still to come."""
+
+    def __init__(self, engine: Engine, replanner: Replanner) -> None:
+        self._engine, self._replanner = engine, replanner
+
+    def steps(self) -> Generator[list[Answer], None, None]:
+        """Run the plan step by step; each gives the answers that it finished, often none."""
+        for finished in self._engine.steps():
+            for answer in finished:
+                self._replanner.answered(answer.index)
+            self._replanner.between_steps(self._engine.batcher)
+            yield finished
+
+    def spent(self) -> Spent:
+        """Tokens and steps so far."""
+        engine = self._engine
+        ledger = engine.batcher.ledger
+        return Spent(
+            engine.counts,
+            engine.memory_shortages,
+            engine.most_tokens,
+            (ledger.total - ledger.free) * BLOCK_TOKENS,
+        )
+
+
+def _grammars(plan: Plan, language: Language) -> Grammars | None:
+    """What the answers must be, compiled as the plan will need it; None where nothing is asked."""
+    in_order = (plan.samplings[index] for index in plan.order.prompts.tolist())
+    asked = [each.constraint for each in in_order if each.constraint is not None]
+    if not asked:
+        return None
+    ends = [token for token in language.eos_token_ids if token < language.vocab]
+    compiled: Grammars = grammars().Grammars(language.tokenizer, language.vocab, ends, asked)
+    return compiled
+
+
+def _loaded(options: JobOptions, config: Any, device: torch.device, cost: StepCost) -> Any:
+    """The model on its device in the cost's dtype, checked against its own attention.
+
+    Raises:
+        ConfigError: the device has no room for it
+        DeviceLost: the device fails for good
+    """
+    try:
+        model = load_model(
+            options.model,
+            config,
+            dtype=cost.dtype,
+            device=device,
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+            quantize=options.quantize,
+        )
+        check_attention(model, cost.shape, options.model)
+    except (RuntimeError, MemoryError) as error:
+        if is_device_lost(error):
+            raise DeviceLost(f"device {device} is lost ({first_line(error)})") from error
+        if not is_out_of_memory(error):
+            raise
+        weights = cost.shape.weight_bytes(cost.dtype)
+        raise ConfigError(
+            f"{device.type} has no room for {options.model}, whose weights take "
+            f"{weights / 1e9:.1f} GB in {dtype_text(cost.dtype, options.quantize)}; choose a "
+            f"smaller model, --dtype or --quantize"
+        ) from error
+    return model
+
+
+def _bound(
+    model: Any, plan: Plan, setting: Setting, options: JobOptions
+) -> tuple[Decoder, Setting]:
+    """The model with as much KV memory as the plan can use and, left to us, as there is.
+
+    Raises:
+        ConfigError: the memory that --kv-memory names, or that the longest prompt needs, is not
+            there
+    """
+    needed = int(alone_blocks(plan).max(initial=1))
+    blocks = min(setting.kv_blocks, blocks_for_all(plan))
+    while True:
+        try:
+            return bind(model, setting.cost.shape, blocks), replace(setting, kv_blocks=blocks)
+        except (RuntimeError, MemoryError) as error:
+            fewer = blocks * 3 // 4
+            if not is_out_of_memory(error):
+                raise
+            if options.kv_memory != "auto" or fewer < needed:
+                raise ConfigError(
+                    f"there is no room for the KV of {blocks * BLOCK_TOKENS:,} tokens beside the "
+                    f"model; give a smaller --kv-memory, or lower max_tokens"
+                ) from error
+            blocks = fewer
