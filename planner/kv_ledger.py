@@ -27,6 +27,9 @@ class Ledger(Protocol):
     def take_after(self, block: int) -> int:
         """Own one more block, best the one behind ``block``."""
 
+    def share(self, blocks: list[int]) -> None:
+        """These blocks have an owner more, and are free once all of them gave them back."""
+
     def give_back(self, blocks: list[int]) -> None:
         """Free these blocks."""
 
@@ -49,13 +52,17 @@ class BlockCount:
         """Own one more block."""
         return self.take(1)[0]
 
+    def share(self, blocks: list[int]) -> None:
+        """Never asked: a dry run knows all its prompts from the start."""
+        raise AssertionError("blocks that are only counted have one owner each")
+
     def give_back(self, blocks: list[int]) -> None:
         """Free these blocks."""
         self.free += len(blocks)
 
 
 class KVLedger:
-    """Hands out blocks ``0 .. total - 1``; every block is free or owned once.
+    """Hands out blocks ``0 .. total - 1``; every block is free, owned once, or shared by owners.
 
     Free space is kept as sorted half-open intervals, and a request is served from one interval
     where one is long enough: a shared node whose blocks are consecutive is read in place.
@@ -67,6 +74,7 @@ class KVLedger:
         self.free = total
         self._starts = [0]
         self._ends = [total]
+        self._more_owners: dict[int, int] = {}  # of the blocks that have more than one
 
     @property
     def used(self) -> int:
@@ -102,10 +110,16 @@ class KVLedger:
             return block + 1
         return self.take(1)[0]
 
+    def share(self, blocks: list[int]) -> None:
+        """These blocks have an owner more, and are free once all of them gave them back."""
+        for block in blocks:
+            self._more_owners[block] = self._more_owners.get(block, 0) + 1
+
     def give_back(self, blocks: list[int]) -> None:
-        """Free these blocks."""
-        self.free += len(blocks)
-        for start, end in _runs(sorted(blocks)):
+        """One owner less has these blocks; those that nobody has are free."""
+        freed = [block for block in blocks if not self._is_shared(block)]
+        self.free += len(freed)
+        for start, end in _runs(sorted(freed)):
             place = bisect_left(self._starts, start)
             joins_left = place > 0 and self._ends[place - 1] == start
             joins_right = place < len(self._starts) and self._starts[place] == end
@@ -127,6 +141,13 @@ class KVLedger:
         assert sum(end - start for start, end in spans) == self.free, (spans, self.free)
         for (_, end), (start, _) in pairwise(spans):
             assert end < start, spans
+
+    def _is_shared(self, block: int) -> bool:
+        """True where the block had another owner, who has it now."""
+        more = self._more_owners.pop(block, 0)
+        if more > 1:
+            self._more_owners[block] = more - 1
+        return more > 0
 
     def _first_long_enough(self, count: int) -> int:
         for place, (start, end) in enumerate(zip(self._starts, self._ends, strict=True)):

@@ -99,8 +99,10 @@ class OutputLengths:
     def __init__(
         self, groups: Int32s | None = None, history: Mapping[int, Sequence[int]] | None = None
     ) -> None:
-        self._groups = None if groups is None else np.ascontiguousarray(groups, dtype=np.int32)
-        self._group_of = None if self._groups is None else self._groups.data  # fast to index
+        self._groups: Int32s | None = None
+        self._group_of: memoryview | None = None
+        if groups is not None:
+            self.regroup(groups)
         self._windows = {group: _Window(each) for group, each in (history or {}).items() if each}
         self._everyone = _Window(self._sample())
 
@@ -109,6 +111,11 @@ class OutputLengths:
         lengths = [length for window in self._windows.values() for length in window.recent]
         mixed = np.random.default_rng(0).permutation(len(lengths))[:RECENT_ANSWERS]
         return [lengths[place] for place in mixed.tolist()]
+
+    def regroup(self, groups: Int32s) -> None:
+        """These are the groups of the prompts from now on; those of before keep theirs."""
+        self._groups = np.ascontiguousarray(groups, dtype=np.int32)
+        self._group_of = self._groups.data  # fast to index
 
     @property
     def known(self) -> int:

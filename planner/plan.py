@@ -45,9 +45,9 @@ class Plan:
 
     @cached_property
     def rank_of(self) -> Indices:
-        """Rank of each prompt in the tree."""
-        rank_of = np.empty(len(self.prompts), dtype=np.int32)
-        rank_of[self.tree.order] = np.arange(len(self.prompts), dtype=np.int32)
+        """Rank of each prompt in the tree, -1 where a plan that has grown holds it no more."""
+        rank_of = np.full(len(self.prompts), -1, dtype=np.int32)
+        rank_of[self.tree.order] = np.arange(len(self.tree.order), dtype=np.int32)
         return rank_of
 
     @property

@@ -59,6 +59,12 @@ class Admission:
         self._retry_at = clock + RETRY_STEPS
         return None
 
+    def goes_on(self, sequence: Sequence) -> None:
+        """The sequence runs already: it was admitted before the plan grew."""
+        self._running[sequence.index] = sequence
+        self._expect(sequence)
+        self._partition.admitted(sequence, self._decoding.clock)
+
     def moved(self, path: tuple[Segment, ...]) -> None:
         """The users of these segments changed, and so may how long their KV is kept."""
         for segment in path:

@@ -91,5 +91,6 @@ class Decoding:
 
     @staticmethod
     def _phase(sequence: Sequence) -> int:
-        """The steps, modulo a block, at which its length is one more than whole blocks."""
-        return (sequence.joined - sequence.tail.length + 1) % BLOCK_TOKENS
+        """The steps, modulo a block, at which its length is one more than its blocks hold."""
+        tail = sequence.tail
+        return (sequence.joined - tail.length + 1 + tail.skew) % BLOCK_TOKENS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from batchpipe.planner.kv_ledger import Ledger
 from batchpipe.planner.plan import Plan
@@ -93,6 +93,16 @@ class LiveTree:
             self.free(segment)
             return tokens
         return None
+
+    def idle_leaves(self) -> list[Segment]:
+        """The segments that hold KV for prompts to come, and nobody reads, nor holds KV below."""
+        return [segment for segment in self._segments.values() if _evictable(segment)]
+
+    def release_all(self, tails: Iterable[Segment]) -> None:
+        """No segment of it holds KV any more, nor do these tails: another tree took over."""
+        for segment in (*self._segments.values(), *tails):
+            self._ledger.give_back(segment.release())
+        self._segments.clear()
 
     def hold(self, segment: Segment) -> None:
         """The segment is about to hold KV for the first time."""

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from batchpipe.planner.kv_ledger import BLOCK_TOKENS
+from batchpipe.planner.kv_ledger import BLOCK_TOKENS, blocks_for
 from batchpipe.planner.request import TokenIds
+
+Slots = npt.NDArray[np.int64]  # of the paged KV, one for each token
+NO_SLOTS: Slots = np.empty(0, dtype=np.int64)
 
 
 class Segment:
@@ -25,9 +28,14 @@ class Segment:
 
     While its sequence decodes, a tail grows by a token a step or more: `Decoding` knows its length
     then, and ``computed`` stands still until it stops.
+
+    Where a plan has grown, a segment's first tokens may lie where another segment's were: it
+    *inherits* their slots, and the blocks in which these lie count among its own.
     """
 
     __slots__ = (
+        "_inherited",
+        "_inherited_blocks",
         "_slots",
         "answer",
         "blocks",
@@ -56,7 +64,8 @@ class Segment:
         self.users = 0
         self.decoders = 0
         self.held_children = 0
-        self._slots = np.empty(0, dtype=np.int64)
+        self._slots = self._inherited = NO_SLOTS
+        self._inherited_blocks = 0
 
     def token_ids(self, start: int, end: int) -> npt.NDArray[np.int64] | TokenIds:
         """Its tokens ``start:end``, of the prompt and the answer behind it."""
@@ -67,25 +76,55 @@ class Segment:
         return answer if start >= own else np.concatenate([self.prompt[start:], answer])
 
     @property
-    def slots(self) -> npt.NDArray[np.int64]:  # [blocks * BLOCK_TOKENS]
+    def room(self) -> int:
+        """Tokens that its blocks hold."""
+        own = len(self.blocks) - self._inherited_blocks
+        return len(self._inherited) + own * BLOCK_TOKENS
+
+    @property
+    def has_inherited(self) -> bool:
+        """True where its first tokens lie in blocks of another segment."""
+        return self._inherited_blocks > 0
+
+    @property
+    def skew(self) -> int:
+        """How far the place at which it needs another block is from whole blocks."""
+        return len(self._inherited) % BLOCK_TOKENS
+
+    @property
+    def slots(self) -> Slots:  # [room]
         """KV slots of its tokens, in order; more than its tokens where the last block has room."""
-        if len(self._slots) != len(self.blocks) * BLOCK_TOKENS:
-            firsts = np.asarray(self.blocks, dtype=np.int64) * BLOCK_TOKENS
-            self._slots = (firsts[:, None] + np.arange(BLOCK_TOKENS)).ravel()
+        if len(self._slots) != self.room:
+            firsts = np.asarray(self.blocks[self._inherited_blocks :], dtype=np.int64)
+            own = (firsts[:, None] * BLOCK_TOKENS + np.arange(BLOCK_TOKENS)).ravel()
+            self._slots = np.concatenate([self._inherited, own])
         return self._slots
 
-    def surplus(self, blocks: int) -> list[int]:
-        """The blocks behind its first so many, which it owns no more."""
-        rest = self.blocks[blocks:]
-        if rest:
-            del self.blocks[blocks:]
-            self._slots = self._slots[: blocks * BLOCK_TOKENS]
+    def missing_blocks(self, tokens: int) -> int:
+        """Blocks that it needs beyond its own to hold so many tokens."""
+        return blocks_for(max(0, tokens - self.room))
+
+    def surplus(self, tokens: int) -> list[int]:
+        """The blocks behind those of its first so many tokens, which it owns no more."""
+        own = blocks_for(max(0, tokens - len(self._inherited)))
+        kept = self._inherited_blocks + own
+        rest = self.blocks[kept:]
+        del self.blocks[kept:]
+        self._slots = self._slots[: self.room]
         return rest
+
+    def inherit(self, slots: Slots, blocks: list[int], computed: int) -> None:
+        """Its first tokens, so many of them computed, are in these slots of these blocks."""
+        assert not self.blocks, "what holds KV inherits none"
+        self._slots = self._inherited = slots
+        self.blocks, self._inherited_blocks = blocks, len(blocks)
+        self.computed = computed
 
     def release(self) -> list[int]:
         """Its blocks, which it owns no more; its tokens stay to be computed again."""
         blocks, self.blocks, self.computed = self.blocks, [], 0
-        self._slots = self._slots[:0]
+        self._slots = self._inherited = NO_SLOTS
+        self._inherited_blocks = 0
         return blocks
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from batchpipe.planner.kv_ledger import BLOCK_TOKENS, Ledger, blocks_for
+from batchpipe.planner.kv_ledger import BLOCK_TOKENS, Ledger
 from batchpipe.planner.lengths import OutputLengths
 from batchpipe.planner.machine.step_load import StepLoad
 from batchpipe.planner.order import Order
@@ -16,6 +16,8 @@ from batchpipe.planner.plan import Plan
 from batchpipe.planner.schedule.admission import Admission
 from batchpipe.planner.schedule.counts import Counts
 from batchpipe.planner.schedule.decoding import Decoding
+from batchpipe.planner.schedule.growth import KVRun, held_runs, inherit, replanted
+from batchpipe.planner.schedule.kept_answers import KeptAnswers
 from batchpipe.planner.schedule.live_tree import LiveTree
 from batchpipe.planner.schedule.pace import Pace
 from batchpipe.planner.schedule.scoring import Scoring
@@ -43,23 +45,34 @@ class TokenBatcher:
         tree: LiveTree | None = None,
         speculation: Speculation | None = None,
     ) -> None:
-        self.plan = plan
         self.ledger = ledger
-        self.pace = pace
         self.speculation = speculation
         self.lengths = lengths or plan.new_lengths()
-        self.waiting = Waiting(plan)
-        self.tree = tree or LiveTree(plan, ledger, self.waiting.next_use)
         self.decoding = Decoding()
         self.running: dict[int, Sequence] = {}  # by prompt, in order of admission
         self.prefilling: dict[int, Sequence] = {}  # those of them that do not decode yet
         self.counts = Counts()
-        self._scoring = Scoring(plan)
-        self._admission = Admission(
-            self.waiting, self.tree, self.decoding, pace, ledger.total, self.remaining
-        )
+        self.kept = KeptAnswers(ledger)
+        self._begin(plan, pace, tree)
         self._ever_computed: dict[int, int] = {}  # tokens of a node, of a preempted tail (~index)
         self._drafts: Mapping[int, Draft] = {}  # of the last step, by prompt
+
+    def _begin(
+        self,
+        plan: Plan,
+        pace: Pace,
+        tree: LiveTree | None = None,
+        expected: frozenset[int] = frozenset(),
+    ) -> None:
+        """All that goes by the plan's tree goes by this one's."""
+        self.plan = plan
+        self.pace = pace
+        self.waiting = Waiting(plan, expected)
+        self.tree = tree or LiveTree(plan, self.ledger, self.waiting.next_use)
+        self._scoring = Scoring(plan)
+        self._admission = Admission(
+            self.waiting, self.tree, self.decoding, pace, self.ledger.total, self.remaining
+        )
 
     # ---- forming a step -------------------------------------------------------------------
 
@@ -82,11 +95,10 @@ class TokenBatcher:
             budget = self._schedule_prefill(admitted, chunks, silent, scheduled, budget)
         if not chunks and not silent and not len(self.decoding):
             # The forecast lets in no sequence whose prompt has no room: something always goes on.
-            assert not self.running, (
-                f"prompts {list(self.running)} do not fit into {self.ledger.total} KV blocks, "
-                f"{self.ledger.free} of them free"
-            )
-            return None
+            if not self.running:
+                return None
+            self._preempt(next(reversed(self.running.values())))
+            return self.next_step()
         step_chunks = tuple(chunks)
         load = step_load(self.decoding, step_chunks)
         drafts = {} if chunks else self._drafted(load)
@@ -117,7 +129,7 @@ class TokenBatcher:
         wanted = self.speculation.drafts(self.decoding, load, self._left_to_draw)
         for index, draft in wanted.items():
             tail = self.running[index].tail
-            if blocks_for(draft.end) - len(tail.blocks) <= self.ledger.free:
+            if tail.missing_blocks(draft.end) <= self.ledger.free:
                 self._reserve(tail, draft.end, preempt=False)
                 drafts[index] = draft
         return drafts
@@ -175,11 +187,16 @@ class TokenBatcher:
 
     def _admit(self, sequence: Sequence) -> None:
         self.waiting.take(sequence)
+        kept = self.kept.of(sequence.index)
         if sequence.admitted < 0:
             sequence.admitted = self.counts.steps
         sequence.path = self.tree.enter(sequence.index, sequence.path_blocks)
         sequence.tail.parent = sequence.path[-1] if sequence.path else None
         sequence.tail.users = 1
+        if kept is not None:
+            for segment in (*sequence.path, sequence.tail):
+                inherit(segment, kept, self.ledger, self.tree)
+        self.kept.begun(sequence.index)
         self._admission.moved(sequence.path)
         self.running[sequence.index] = sequence
         self.prefilling[sequence.index] = sequence
@@ -189,6 +206,49 @@ class TokenBatcher:
         self.pace = pace
         self.waiting.reorder(order)
         self._admission.reordered(pace)
+
+    def grow(self, plan: Plan, pace: Pace, expected: frozenset[int] = frozenset()) -> None:
+        """Goes on with a plan that more prompts have joined; who runs keeps the KV that it has.
+
+        The prompts of before keep their numbers. The new tree holds all that have no answer yet,
+        and those ``expected`` that are only the beginning of prompts to come.
+        """
+        decoding = list(self.decoding.sequences.values())
+        for sequence in decoding:
+            self.decoding.leave(sequence)
+        preempted, tree = self.waiting.preempted, self.tree
+        runs = held_runs(tree, self.running.values(), self.waiting.someone_below)
+        tails = [sequence.tail for sequence in self.running.values()]
+        self._begin(plan, pace, expected=expected)
+        self._ever_computed = {key: n for key, n in self._ever_computed.items() if key < 0}
+        for sequence in (*self.running.values(), *preempted):
+            replanted(sequence, plan)
+        for index, run in runs:
+            if plan.rank_of[index] >= 0:
+                self._inherited(index, run)
+        tree.release_all(tails)
+        for sequence in decoding:
+            self.decoding.join(sequence)
+        for sequence in self.running.values():
+            self._admission.goes_on(sequence)
+        for sequence in reversed(preempted):
+            self.waiting.put_back(sequence)
+
+    def _inherited(self, index: int, run: KVRun) -> None:
+        """The segments of the prompt in the new tree hold what the run holds."""
+        sequence = self.running.get(index)
+        path_blocks = self.plan.path_blocks(index) if sequence is None else sequence.path_blocks
+        path = self.tree.enter(index, path_blocks)
+        for segment in path:
+            inherit(segment, run, self.ledger, self.tree)
+            self._ever_computed[segment.node] = segment.computed
+        if sequence is None:  # it has yet to run
+            self.tree.leave(path)
+            return
+        sequence.path = path
+        sequence.tail.parent = path[-1] if path else None
+        sequence.tail.users = 1
+        inherit(sequence.tail, run, self.ledger, self.tree)
 
     def remaining(self, sequence: Sequence) -> int:
         """Tokens still expected of its answer."""
@@ -202,8 +262,12 @@ class TokenBatcher:
 
     def _preempt(self, sequence: Sequence) -> None:
         """The sequence waits again at the front, its own KV freed, its tokens kept."""
-        assert len(self.running) > 1, (  # alone it would be computed again and again, for nothing
-            f"prompt {sequence.index} alone does not fit into {self.ledger.total} KV blocks"
+        # Alone it would be computed again and again, for nothing. Where it lies in blocks that it
+        # shares, all of its own take fewer.
+        inherited = any(each.has_inherited for each in (*sequence.path, sequence.tail))
+        assert len(self.running) > 1 or inherited, (
+            f"prompt {sequence.index} alone does not fit into {self.ledger.total} KV blocks, "
+            f"{self.ledger.free} of them free"
         )
         self.counts.preemptions += 1
         self._leave(sequence)
@@ -224,9 +288,11 @@ class TokenBatcher:
 
     def _reserve(self, segment: Segment, tokens: int, *, preempt: bool) -> bool:
         """Blocks for the segment's first ``tokens`` are owned; False where room cannot be made."""
-        missing = blocks_for(tokens) - len(segment.blocks)
+        missing = segment.missing_blocks(tokens)
         while missing > self.ledger.free:
-            evicted = self.tree.evict()
+            evicted = self.kept.drop()
+            if evicted is None:
+                evicted = self.tree.evict()
             if evicted is not None:
                 self.counts.evicted_tokens += evicted
                 continue
@@ -276,7 +342,7 @@ class TokenBatcher:
         more = len(tokens) - 1
         self.decoding.jump(sequence, more)
         length, above = self.decoding.length(sequence), sequence.tail.position
-        self.ledger.give_back(sequence.tail.surplus(blocks_for(length - 1)))
+        self.ledger.give_back(sequence.tail.surplus(length - 1))
         self.counts.completion_tokens += more
         self.counts.accepted_tokens += more
         keys = {"own_keys": more * length, "shared_pairs": more * above}
@@ -310,6 +376,7 @@ class TokenBatcher:
         if self.speculation is not None:
             self.speculation.forget(sequence)
         self._leave(sequence)
+        self.kept.answered(sequence)
         self.tree.discard(sequence.tail)
         self._ever_computed.pop(~sequence.index, None)
         self.tree.answered(sequence.path)

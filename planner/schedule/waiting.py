@@ -19,13 +19,15 @@ from batchpipe.planner.schedule.segment import Segment, Sequence
 class Waiting:
     """The sequences that do not run yet, or not now.
 
-    The prompts still to come are ``places[front:back]`` of the order.
+    The prompts still to come are ``places[front:back]`` of the order. What is only expected to be
+    the beginning of prompts that nobody knows yet is never admitted.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, expected: frozenset[int] = frozenset()) -> None:
         self._plan = plan
+        self._expected = expected
         self._preempted: deque[Sequence] = deque()
-        self._place_of_rank = np.empty(len(plan.prompts), dtype=np.int32)
+        self._place_of_rank = np.empty(len(plan.tree.order), dtype=np.int32)
         self.reorder(plan.order)
 
     def reorder(self, order: Order) -> None:
@@ -76,6 +78,24 @@ class Waiting:
     def put_back(self, sequence: Sequence) -> None:
         """A preempted sequence is first in line again."""
         self._preempted.appendleft(sequence)
+
+    @property
+    def preempted(self) -> list[Sequence]:
+        """Those that ran before, first in line first."""
+        return list(self._preempted)
+
+    def someone_below(self, node: int) -> int | None:
+        """A prompt below the node that has yet to run; None where there is none."""
+        first, last = int(self._plan.tree.first[node]), int(self._plan.tree.last[node])
+        for sequence in self._preempted:
+            if first <= sequence.tail.rank < last:
+                return sequence.index
+        places = self._place_of_rank[first:last]
+        coming = places[(places >= self.front) & (places < self.back)]
+        if len(coming):
+            return int(self.order.prompts[coming[0]])
+        ranks = self._plan.rank_of
+        return next((each for each in self._expected if first <= ranks[each] < last), None)
 
     def next_use(self, node: int) -> int:
         """When a prompt below the node comes up: smaller is sooner, negative for preempted ones."""

@@ -298,10 +298,10 @@ def test_blocks_given_back_leave_no_trace_in_the_slots() -> None:
     tail = Segment(-1, 0, 0, np.arange(16, dtype=np.int32))
     tail.blocks += [3, 5]
     assert tail.slots[-1] == 5 * BLOCK_TOKENS + 15
-    assert tail.surplus(1) == [5]
+    assert tail.surplus(16) == [5]
     tail.blocks.append(9)
     assert tail.slots[16:].tolist() == list(range(144, 160))
-    assert tail.surplus(2) == []
+    assert tail.surplus(17) == []
 
 
 def test_memory_that_is_ample_bounds_no_draft() -> None:

@@ -1,0 +1,184 @@
+"""Prompts join a running plan: every context is right, nobody is lost, and nothing is kept for good.
+
+As in `dry_run`, KV memory is a dict from slot to token id: a block that two owners write, that is
+freed too early or read before it is written, shows as a wrong token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from dry_run import ancestors, answer_token, known_end
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_jobs import small_setting
+
+from batchpipe.planner.growing import GrowingPlan, Newcomer
+from batchpipe.planner.kv_ledger import BLOCK_TOKENS, KVLedger
+from batchpipe.planner.request import Sampling
+from batchpipe.planner.schedule.segment import Chunk, Sequence
+
+STEM_TOKENS = 70
+LONGEST_TOKENS = 200  # of a prompt
+
+
+@dataclass(eq=False)
+class Play:
+    """A growing plan without a model, which checks what every step reads."""
+
+    kv_blocks: int
+    step_tokens: int
+    memory: dict[int, int] = field(default_factory=dict)  # token by slot
+    lengths: dict[int, int] = field(default_factory=dict)  # of answers to come, by number
+    prompts: dict[int, list[int]] = field(default_factory=dict)
+    answers: dict[int, list[int]] = field(default_factory=dict)
+    cached: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ledger = KVLedger(self.kv_blocks)
+        self.plan = GrowingPlan(small_setting(self.kv_blocks, self.step_tokens), self.ledger)
+
+    def submit(
+        self, prompt: list[int], answer: int, follows: int | None = None, feeds: int = 0
+    ) -> int:
+        sampling = Sampling(max_tokens=max(1, answer), ignore_eos=bool(answer % 2))
+        tokens = np.array(prompt, dtype=np.int32)
+        number = self.plan.submit(Newcomer(tokens, sampling, 0, follows, feeds))
+        self.prompts[number], self.lengths[number] = prompt, max(1, answer)
+        return number
+
+    def join(self) -> None:
+        self.plan.join()
+        self.ledger.check_integrity()
+
+    def step(self) -> bool:
+        """One step, checked; False where nothing is left to do."""
+        batcher = self.plan.batcher
+        step = batcher.next_step()
+        if step is None:
+            return False
+        chunks = step.all_chunks()
+        for chunk in chunks:
+            for at in range(chunk.start, chunk.end):
+                self.memory[int(chunk.segment.slots[at])] = int(chunk.token_ids()[at - chunk.start])
+        for chunk in chunks:
+            self._check_context(chunk)
+        batcher.computed(step)
+        for chunk in chunks:
+            if chunk.sequence is not None:
+                self._draw(chunk.sequence)
+        self.ledger.check_integrity()
+        return True
+
+    def _check_context(self, chunk: Chunk) -> None:
+        slots = chunk.segment.slots[: known_end(chunk)].tolist()
+        for above in ancestors(chunk.segment):
+            assert above.length <= above.room
+            slots = above.slots[: above.length].tolist() + slots
+        plan = self.plan.batcher.plan
+        index = int(plan.tree.order[chunk.segment.rank])
+        text = [*plan.prompts[index].tolist(), *(answer_token(index, n) for n in range(200))]
+        assert [self.memory[slot] for slot in slots] == text[: len(slots)]
+        assert len(slots) == chunk.segment.position + known_end(chunk)
+
+    def _draw(self, sequence: Sequence) -> None:
+        index, batcher = sequence.index, self.plan.batcher
+        token = answer_token(index, len(sequence.answer))
+        sequence.answer.append(token)
+        batcher.drew(sequence, [token])
+        if len(sequence.answer) == self.lengths[index]:
+            self.answers[index] = list(sequence.answer)
+            self.cached[index] = sequence.cached_tokens
+            batcher.finish(sequence, ended_itself=True)
+            self.plan.answered(index)
+
+
+@st.composite
+def arrivals(draw: st.DrawFn) -> list[tuple[int, list[int], int, bool]]:
+    """Steps to wait, a prompt, the length of its answer, and whether it follows an answered one."""
+    stems = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 3, (2, STEM_TOKENS))
+    own = st.lists(st.integers(0, 2), min_size=1, max_size=40)
+    rows = st.tuples(
+        st.integers(0, 6), st.integers(0, 1), st.integers(0, STEM_TOKENS), own,
+        st.integers(1, 40), st.booleans(),
+    )  # fmt: skip
+    return [
+        (wait, [*stems[stem, :cut].tolist(), *tokens], answer, follows)
+        for wait, stem, cut, tokens, answer, follows in draw(
+            st.lists(rows, min_size=1, max_size=14)
+        )
+    ]
+
+
+@settings(max_examples=300)
+@given(arrivals(), st.integers(0, 30), st.sampled_from([5, 16, 64]), st.booleans())
+def test_whoever_joins_is_answered_on_the_right_context(
+    coming: list[tuple[int, list[int], int, bool]], spare: int, step_tokens: int, with_head: bool
+) -> None:
+    blocks = (LONGEST_TOKENS + 40) // BLOCK_TOKENS + 8 + spare
+    play = Play(blocks, step_tokens)
+    head = np.array(coming[0][1][:-1], dtype=np.int32)
+    if with_head:
+        play.plan.expect(head, more=True)
+    followed: set[int] = set()
+    for wait, prompt, answer, follows in coming:
+        for _ in range(wait):
+            play.step()
+        source = next((n for n in play.answers if n not in followed), None) if follows else None
+        if source is not None:
+            followed.add(source)
+            prompt = [*play.prompts[source], *play.answers[source], *prompt][:LONGEST_TOKENS]
+        play.submit(prompt, answer, source, feeds=1)
+        play.join()
+    while play.step():
+        pass
+    assert sorted(play.answers) == sorted(play.prompts)
+    assert all(len(play.answers[n]) == play.lengths[n] for n in play.answers)
+    for number in play.prompts:
+        play.plan.batcher.kept.forget(number)
+    play.plan.expect(head, more=False)
+    play.join()
+    assert play.ledger.free == blocks, "KV is held for nobody"
+
+
+def test_a_newcomer_reads_what_a_running_prompt_computed() -> None:
+    play = Play(200, 256)
+    stem = list(range(100))
+    play.submit([*stem, 7, 7], 20)
+    play.join()
+    play.step()
+    later = play.submit([*stem, 8, 8], 5)
+    play.join()
+    while play.step():
+        pass
+    assert play.cached[later] == 100, "the stem lies within the other's tail"
+
+
+def test_a_prompt_that_extends_an_answer_reads_its_kv() -> None:
+    play = Play(200, 256)
+    first = play.submit(list(range(50)), 30, feeds=1)
+    play.join()
+    while play.step():
+        pass
+    second = play.submit([*play.prompts[first], *play.answers[first], 1, 2, 3], 4, first)
+    play.join()
+    while play.step():
+        pass
+    assert play.cached[second] == 79, "all but the last token drawn, and what is new"
+    assert play.ledger.free == 200
+
+
+def test_what_nobody_waits_for_is_kept_while_prompts_that_begin_so_are_expected() -> None:
+    play = Play(200, 256)
+    stem = list(range(90))
+    play.plan.expect(np.array(stem, dtype=np.int32), more=True)
+    for nth in range(3):
+        number = play.submit([*stem, 1000 + nth, 5], 3)
+        play.join()
+        while play.step():
+            pass
+        assert play.cached[number] == (90 if nth else 0)
+    play.plan.expect(np.array(stem, dtype=np.int32), more=False)
+    play.join()
+    assert play.ledger.free == 200
