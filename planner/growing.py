@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from batchpipe.planner.kv_ledger import Ledger
+from batchpipe.planner.job_cost import job_cost
 from batchpipe.planner.order import POLICIES, Order, Ordering
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting, make_plan
 from batchpipe.planner.request import Prompts, Sampling, TokenIds
 from batchpipe.planner.schedule.pace import Full
-from batchpipe.planner.schedule.speculation import Speculation
 from batchpipe.planner.schedule.token_batcher import TokenBatcher
 from batchpipe.planner.tree.prefix_tree import build
 
@@ -32,33 +31,27 @@ class Newcomer:
     token_ids: TokenIds
     sampling: Sampling
     group: int = 0  # of prompts whose answers are alike in length
-    follows: int | None = (
-        None  # number of the answered prompt with which, and its answer, it begins
-    )
+    follows: int | None = None  # number of the prompt with which, and its answer, it begins
     feeds: int = 0  # prompts that will follow it
 
 
+def empty_plan(groups: int = 1) -> Plan:
+    """A plan that nothing has joined yet; its answers will be of so many groups alike in length."""
+    plan = make_plan(Prompts.pack([]), (), order=POLICY)
+    return replace(plan, group_keys=tuple(str(group).encode() for group in range(groups)))
+
+
 class GrowingPlan:
-    """A running plan, the prompts that wait to join it, and the beginnings of those to come.
+    """The plan of a batcher, the prompts that wait to join it, and the beginnings of those to come.
 
     Args:
+        batcher: of an `empty_plan`
         setting: what it runs on
-        ledger: of the KV memory
-        groups: of prompts whose answers are alike in length
     """
 
-    def __init__(
-        self,
-        setting: Setting,
-        ledger: Ledger,
-        groups: int = 1,
-        speculation: Speculation | None = None,
-    ) -> None:
+    def __init__(self, batcher: TokenBatcher, setting: Setting) -> None:
         self._setting = setting
-        plan = make_plan(Prompts.pack([]), (), order=POLICY, setting=setting)
-        plan = replace(plan, group_keys=tuple(str(group).encode() for group in range(groups)))
-        pace = Full(setting.step_tokens)
-        self.batcher = TokenBatcher(plan, ledger, pace, speculation=speculation)
+        self.batcher = batcher
         self.unanswered: set[int] = set()  # of all that were submitted
         self._pending: list[Newcomer] = []
         self._heads: dict[bytes, int] = {}  # the number under which a beginning stands in the plan
@@ -83,14 +76,19 @@ class GrowingPlan:
         """The prompt has its answer."""
         self.unanswered.remove(number)
 
-    def expect(self, head: TokenIds, *, more: bool) -> None:
-        """Prompts that begin so are still to come, or not any more: their KV is kept meanwhile."""
+    def expect(self, head: TokenIds, *, more: bool) -> bool:
+        """Prompts that begin so are still to come, or not any more: their KV is kept meanwhile.
+
+        Returns whether a number was given to it.
+        """
         name = head.astype("<i4").tobytes()
         if not more:
             self._heads.pop(name, None)
         elif name not in self._heads and len(head):
             # The tree leaves the last token to the prompt itself: one more, and all of it is kept.
             self._heads[name] = self._number(Newcomer(np.append(head, head[-1:]), NEVER_DRAWN))
+            return True
+        return False
 
     def join(self) -> None:
         """All that is pending is part of the plan, which goes on in an order of all that wait."""
@@ -102,11 +100,9 @@ class GrowingPlan:
         plan = _extended(batcher, newcomers, present)
         tree = build(plan.prompts.take(present))
         outputs = plan.output_tokens[present]
-        compact = replace(
-            plan, tree=tree, prompts=plan.prompts.take(present), output_tokens=outputs
-        )
-        cost = compact.cost(self._setting.cost)
-        order = POLICIES[POLICY](Ordering(tree, compact.prompts.lengths, outputs, cost))
+        lengths = plan.prompts.lengths[present]
+        cost = job_cost(tree, lengths, outputs, self._setting.cost)
+        order = POLICIES[POLICY](Ordering(tree, lengths, outputs, cost))
         waiting = present[order.prompts]
         begun = [*batcher.running, *(each.index for each in batcher.waiting.preempted), *heads]
         waiting = waiting[~np.isin(waiting, begun)]

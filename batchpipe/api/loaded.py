@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from batchpipe.api.sentences import python_words
 from batchpipe.config import JobOptions, RunOptions
+from batchpipe.engine.device_memory import return_device_memory
 from batchpipe.engine.host_memory import return_freed_memory
 from batchpipe.errors import BatchpipeError, ConfigError
 from batchpipe.job.collection import collection_paused
@@ -86,7 +86,7 @@ class Held:
                 raise
             finally:
                 self._at_work = False
-                _return_device_memory()
+                return_device_memory()
 
     def close(self) -> None:
         """The model's memory is free, once a call under way has ended.
@@ -99,17 +99,10 @@ class Held:
             self._loaded = None
         gc.collect()
         return_freed_memory()
-        _return_device_memory()
+        return_device_memory()
 
     def _refuse_nested(self, what: str) -> None:
         if self._at_work:
             raise ConfigError(
                 f"an LLM cannot be {what} by its own progress function; wait for the call's end"
             )
-
-
-def _return_device_memory() -> None:
-    """What torch keeps of a GPU for later goes back: the next call asks how much is free."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

@@ -25,14 +25,14 @@ class PromptLookup:
     """
 
     def __init__(self, prompts: Prompts) -> None:
-        self._prompts = prompts
+        self.prompts = prompts
         self._texts: dict[int, _Text] = {}  # by prompt, of those that were asked for
 
     def guess(self, sequence: Sequence, most: int) -> Guess | None:
         """Up to ``most`` tokens that may come next; None where the last token is a new one."""
         text = self._texts.get(sequence.index)
         if text is None:
-            prompt = self._prompts[sequence.index][-SEARCHED_TOKENS:]
+            prompt = self.prompts[sequence.index][-SEARCHED_TOKENS:]
             text = self._texts[sequence.index] = _Text(prompt.tolist())
         text.extend(sequence.answer[text.answer_tokens :])
         return text.guess(most)

@@ -21,6 +21,7 @@ from batchpipe.planner.kv_ledger import KVLedger
 from batchpipe.planner.lengths import OutputLengths
 from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan import Plan
+from batchpipe.planner.request import Sampling
 from batchpipe.planner.schedule.counts import Counts
 from batchpipe.planner.schedule.pace import Pace
 from batchpipe.planner.schedule.segment import Chunk, Sequence
@@ -63,10 +64,10 @@ class Engine:
     ) -> None:
         self.decoder = decoder
         self._masks = masks
-        self.plan = plan
+        self._lookup = PromptLookup(plan.prompts)
         speculation = None
         if speculate_by is not None:
-            speculation = Speculation(speculate_by, PromptLookup(plan.prompts))
+            speculation = Speculation(speculate_by, self._lookup)
         self.batcher = TokenBatcher(
             plan, KVLedger(kv_blocks), pace, lengths=lengths, speculation=speculation
         )
@@ -79,7 +80,12 @@ class Engine:
         self._began = array("d")  # when each step did, by the performance counter
         self._keys: dict[int, int] = {}  # random streams of the running prompts
         self._measuring = Measuring.of(plan)
-        self._greedy = all(s.temperature == 0 and s.repetition_penalty == 1 for s in plan.samplings)
+        self._greedy = all(map(_is_greedy, plan.samplings))
+
+    @property
+    def plan(self) -> Plan:
+        """What is answered."""
+        return self.batcher.plan
 
     @property
     def counts(self) -> Counts:
@@ -106,21 +112,47 @@ class Engine:
             DeviceLost: the device fails for good
         """
         try:
-            while (step := self._next_step()) is not None:
-                drawn = self._pieces.run(step.all_chunks(), self._next_tokens)
-                self.batcher.computed(step)
-                answers: list[Answer] = []
-                for sequence, ones in groupby(drawn, key=_sequence):
-                    found = list(ones)
-                    tokens = kept([each.token for each in found], step.drafts.get(sequence.index))
-                    answer = self._settle(sequence, found[: len(tokens)])
-                    if answer is not None:
-                        answers.append(answer)
-                answers += [self._finish(sequence, "length") for sequence in step.silent]
+            while (answers := self.step()) is not None:
                 yield answers
         finally:
-            if self._masks is not None:
-                self._masks.close()
+            self.close()
+
+    def step(self) -> list[Answer] | None:
+        """The answers that the next step finished; None where all that is planned is answered.
+
+        Raises:
+            OutOfMemory: there is no room for a single token
+            DeviceLost: the device fails for good
+        """
+        step = self._next_step()
+        if step is None:
+            return None
+        drawn = self._pieces.run(step.all_chunks(), self._next_tokens)
+        self.batcher.computed(step)
+        answers: list[Answer] = []
+        for sequence, ones in groupby(drawn, key=_sequence):
+            found = list(ones)
+            tokens = kept([each.token for each in found], step.drafts.get(sequence.index))
+            answer = self._settle(sequence, found[: len(tokens)])
+            if answer is not None:
+                answers.append(answer)
+        return answers + [self._finish(sequence, "length") for sequence in step.silent]
+
+    def grown(self, request_ids: list[str]) -> None:
+        """Prompts have joined the batcher's plan; these are the names of them all."""
+        plan = self.plan
+        self._request_ids = request_ids
+        self._lookup.prompts = plan.prompts
+        self._greedy = all(map(_is_greedy, plan.samplings))
+        if self._masks is not None:
+            self._masks.grown(plan.samplings)
+        known = self._measuring
+        self._measuring = Measuring.of(plan) if known is None else known.grown(plan)
+
+    def close(self) -> None:
+        """Nothing is prepared for steps to come."""
+        if self._masks is not None:
+            self._masks.close()
 
     def _next_step(self) -> Step | None:
         self._began.append(time.perf_counter())
@@ -227,6 +259,10 @@ class Engine:
             assert self._tokenizer is not None, "stop strings need a tokenizer"
             self._stop_strings[stops] = StopStrings(self._tokenizer, stops)
         return self._stop_strings[stops]
+
+
+def _is_greedy(sampling: Sampling) -> bool:
+    return sampling.temperature == 0 and sampling.repetition_penalty == 1
 
 
 def _sequence(drawn: Drawn) -> Sequence:

@@ -56,6 +56,14 @@ class Logprobs:
             np.concatenate([part.top_values for part in parts]),
         )
 
+    def widened(self, top: int) -> Logprobs:
+        """The same with room for so many of the likeliest; what is not known is NaN."""
+        wide = Logprobs.empty(len(self), max(top, self.top_values.shape[1]))
+        wide.values[:], wide.ranks[:] = self.values, self.ranks
+        wide.top_token_ids[:, : self.top_values.shape[1]] = self.top_token_ids
+        wide.top_values[:, : self.top_values.shape[1]] = self.top_values
+        return wide
+
     def put(self, place: int, others: Logprobs) -> None:
         """The others stand at ``place`` and behind it."""
         end = place + len(others)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from batchpipe.engine.prompt_scores import PromptScores
 from batchpipe.engine.sampling import SLICE_LOGITS
 from batchpipe.engine.token_batch import TokenBatch
 from batchpipe.planner.plan import Plan
+from batchpipe.planner.request import Sampling
 from batchpipe.planner.schedule.segment import Chunk
 from batchpipe.planner.schedule.segment import Sequence as Running
 
@@ -41,8 +42,7 @@ class Measuring:
     """Log-probabilities of a plan that asks for some."""
 
     def __init__(self, plan: Plan) -> None:
-        samplings = set(plan.samplings)
-        asked = [n for each in samplings for n in (each.logprobs, each.prompt_logprobs)]
+        asked = [n for each in _distinct(plan) for n in (each.logprobs, each.prompt_logprobs)]
         self._plan = plan
         self._top = max((n for n in asked if n is not None), default=0)
         self._prompts = PromptScores(plan, self._top)
@@ -53,9 +53,16 @@ class Measuring:
         """None where the plan asks for no log-probability."""
         asks = any(
             each.logprobs is not None or each.prompt_logprobs is not None
-            for each in set(plan.samplings)
+            for each in _distinct(plan)
         )
         return Measuring(plan) if asks else None
+
+    def grown(self, plan: Plan) -> Measuring:
+        """The same for a plan that has grown; what prompts want scored is computed again there."""
+        more = Measuring(plan)
+        for index, parts in self._answers.items():
+            more._answers[index] = [part.widened(more._top) for part in parts]
+        return more
 
     def next_tokens(
         self, decoder: Decoder, batch: TokenBatch, chunks: list[Chunk], sample: Sample
@@ -149,6 +156,11 @@ class Measuring:
             drawn.append(Drawn(sequence, token, found.of(place, place + 1) if asks else None))
             place += asks
         return drawn
+
+
+def _distinct(plan: Plan) -> Iterable[Sampling]:
+    """The ways in which its prompts are sampled, each object once: equal ones cost a hash each."""
+    return {id(each): each for each in plan.samplings}.values()
 
 
 def measured(

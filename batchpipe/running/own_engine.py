@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting, pace_of
 from batchpipe.planner.replan import Replanner
+from batchpipe.planner.request import Constraint
 from batchpipe.running.engines import Backend, Opened, Spent
 from batchpipe.structured.judge import matches_by_re
 from batchpipe.structured.masks import Masks
@@ -74,7 +75,7 @@ class OwnBackend:
             DeviceLost: the device fails for good
         """
         cost = self.target(language, dtype).cost
-        return replace(self, model=_loaded(self.options, language.config, self.device, cost))
+        return replace(self, model=loaded_model(self.options, language.config, self.device, cost))
 
     def open(self, job: Job, plan: Plan, language: Language, target: Target | None) -> Opened:
         """The model is loaded and has its KV memory.
@@ -88,17 +89,19 @@ class OwnBackend:
         faults = form_faults(job, language)
         if faults:
             job, plan = plan_job(job.without(faults), options.order, target, history=plan.history)
-        compiled = _grammars(plan, language)  # in the background, while the weights load
+        forms = compiled(_constraints(plan), language)  # in the background, while the weights load
         model = self.model
         if model is None:
-            model = _loaded(options, language.config, self.device, cost)
+            model = loaded_model(options, language.config, self.device, cost)
         if target.kv_blocks is None:
             free = blocks_in(free_bytes(self.device.type), cost.shape, cost.dtype)
             target = replace(target, kv_blocks=free)
             job, plan = plan_job(job, options.order, target, history=plan.history)
         setting = target.setting
         assert setting is not None, "the KV memory is known"
-        decoder, setting = _bound(model, plan, setting, options)
+        needed = int(alone_blocks(plan).max(initial=1))
+        setting = replace(setting, kv_blocks=min(setting.kv_blocks, blocks_for_all(plan)))
+        decoder, setting = bound(model, setting, options, needed)
         expected = expected_seconds(plan, setting)
         replanner = Replanner(plan, setting)
         plan = replanner.plan
@@ -112,7 +115,7 @@ class OwnBackend:
             seed=options.seed,
             tokenizer=language.tokenizer,
             speculate_by=setting.cost if options.speculate == "auto" else None,
-            masks=None if compiled is None else Masks(compiled, plan.samplings),
+            masks=None if forms is None else Masks(forms, plan.samplings),
         )
         return Opened(
             _Replanned(engine, replanner),
@@ -121,7 +124,7 @@ class OwnBackend:
             facts=setting_facts(setting),
             kv_tokens=setting.kv_blocks * BLOCK_TOKENS,
             expected_seconds=expected,
-            matches=matches_by_re if compiled is None else grammars().matches,
+            matches=matches_by_re if forms is None else grammars().matches,
         )
 
 
@@ -161,18 +164,22 @@ class _Replanned:
         )
 
 
-def _grammars(plan: Plan, language: Language) -> Grammars | None:
-    """What the answers must be, compiled as the plan will need it; None where nothing is asked."""
-    in_order = (plan.samplings[index] for index in plan.order.prompts.tolist())
-    asked = [each.constraint for each in in_order if each.constraint is not None]
+def compiled(asked: Collection[Constraint], language: Language) -> Grammars | None:
+    """What answers must be, being compiled in the order given; None where nothing is asked."""
     if not asked:
         return None
     ends = [token for token in language.eos_token_ids if token < language.vocab]
-    compiled: Grammars = grammars().Grammars(language.tokenizer, language.vocab, ends, asked)
-    return compiled
+    made: Grammars = grammars().Grammars(language.tokenizer, language.vocab, ends, asked)
+    return made
 
 
-def _loaded(options: JobOptions, config: Any, device: torch.device, cost: StepCost) -> Any:
+def _constraints(plan: Plan) -> list[Constraint]:
+    """What the prompts' answers must be, in the order in which they run."""
+    in_order = (plan.samplings[index] for index in plan.order.prompts.tolist())
+    return [each.constraint for each in in_order if each.constraint is not None]
+
+
+def loaded_model(options: JobOptions, config: Any, device: torch.device, cost: StepCost) -> Any:
     """The model on its device in the cost's dtype, checked against its own attention.
 
     Raises:
@@ -204,17 +211,15 @@ def _loaded(options: JobOptions, config: Any, device: torch.device, cost: StepCo
     return model
 
 
-def _bound(
-    model: Any, plan: Plan, setting: Setting, options: JobOptions
+def bound(
+    model: Any, setting: Setting, options: JobOptions, needed: int
 ) -> tuple[Decoder, Setting]:
-    """The model with as much KV memory as the plan can use and, left to us, as there is.
+    """The model with the setting's KV memory or, left to us, as much of it as there is.
 
     Raises:
-        ConfigError: the memory that --kv-memory names, or that the longest prompt needs, is not
-            there
+        ConfigError: the memory that --kv-memory names, or so many ``needed`` blocks, are not there
     """
-    needed = int(alone_blocks(plan).max(initial=1))
-    blocks = min(setting.kv_blocks, blocks_for_all(plan))
+    blocks = setting.kv_blocks
     while True:
         try:
             return bind(model, setting.cost.shape, blocks), replace(setting, kv_blocks=blocks)

@@ -67,10 +67,8 @@ class Grammars:
         self.vocab = vocab
         self.ends = _mask_of(end_token_ids, vocab)
         self._uses = Counter(asked)
-        self._compilers = {
-            for_json: _compiler(_vocabulary(tokenizer, vocab, sorted(end_token_ids), for_json))
-            for for_json in {each.kind == "schema" for each in self._uses}
-        }
+        self._tokenizer, self._end_token_ids = tokenizer, sorted(end_token_ids)
+        self._compilers: dict[bool, xgrammar.GrammarCompiler] = {}  # by whether they are for JSON
         self._filler = xgrammar.BatchGrammarMatcher()
         self._coming: Iterator[Constraint] = iter(list(self._uses))
         self._compiled: dict[Constraint, Future[Any]] = {}
@@ -83,6 +81,10 @@ class Grammars:
         if constraint not in self._compiled:
             self._compiled[constraint] = self._pool.submit(self._compile, constraint)
         return xgrammar.GrammarMatcher(self._compiled[constraint].result())
+
+    def expect(self, constraint: Constraint) -> None:
+        """One prompt more asks for it."""
+        self._uses[constraint] += 1
 
     def answered(self, constraint: Constraint) -> None:
         """One of the prompts that ask for it has its answer; after the last it is forgotten."""
@@ -124,8 +126,11 @@ class Grammars:
                 return
 
     def _compile(self, constraint: Constraint) -> Any:
-        compiler = self._compilers[constraint.kind == "schema"]
-        return compiler.compile_grammar(_grammar(constraint))
+        for_json = constraint.kind == "schema"
+        if for_json not in self._compilers:
+            tokens = _vocabulary(self._tokenizer, self.vocab, self._end_token_ids, for_json)
+            self._compilers[for_json] = _compiler(tokens)
+        return self._compilers[for_json].compile_grammar(_grammar(constraint))
 
 
 def _compiler(tokens: xgrammar.TokenizerInfo) -> xgrammar.GrammarCompiler:

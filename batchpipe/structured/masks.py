@@ -73,6 +73,13 @@ class Masks:
         self._grammars.apply(masks, logits, [place.row for place in places])
         return logits
 
+    def grown(self, samplings: Sequence[Sampling]) -> None:
+        """Prompts have joined the plan; these are the samplings of them all."""
+        for each in samplings[len(self._samplings) :]:
+            if each.constraint is not None:
+                self._grammars.expect(each.constraint)
+        self._samplings = samplings
+
     def accept(self, index: int, token: int) -> bool:
         """The answer has this token more; whether nothing can follow it but an end.
 

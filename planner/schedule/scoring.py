@@ -42,6 +42,12 @@ class Scoring:
             return int(self._first_scored[rank])
         return int(self._first_scored[rank : int(self._plan.tree.last[node])].min())
 
+    def unscored(self, segment: Segment) -> int:
+        """How many of its first tokens no prompt wants the scores behind."""
+        if not self._asked:
+            return segment.length
+        return max(0, min(segment.length, self.first_scored(segment) - 1 - segment.position))
+
     def places(self, segment: Segment, start: int, end: int) -> range:
         """Those of its places ``start:end`` behind which a prompt's next token is scored."""
         if not self._asked:

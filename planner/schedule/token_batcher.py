@@ -195,7 +195,7 @@ class TokenBatcher:
         sequence.tail.users = 1
         if kept is not None:
             for segment in (*sequence.path, sequence.tail):
-                inherit(segment, kept, self.ledger, self.tree)
+                self._inherit(segment, kept)
         self.kept.begun(sequence.index)
         self._admission.moved(sequence.path)
         self.running[sequence.index] = sequence
@@ -228,7 +228,12 @@ class TokenBatcher:
                 self._inherited(index, run)
         tree.release_all(tails)
         for sequence in decoding:
-            self.decoding.join(sequence)
+            if all(each.computed == each.length for each in sequence.path) and (
+                sequence.tail.computed == sequence.tail.length - 1
+            ):
+                self.decoding.join(sequence)
+            else:  # scores of its prompt are wanted again
+                self.prefilling[sequence.index] = sequence
         for sequence in self.running.values():
             self._admission.goes_on(sequence)
         for sequence in reversed(preempted):
@@ -240,7 +245,7 @@ class TokenBatcher:
         path_blocks = self.plan.path_blocks(index) if sequence is None else sequence.path_blocks
         path = self.tree.enter(index, path_blocks)
         for segment in path:
-            inherit(segment, run, self.ledger, self.tree)
+            self._inherit(segment, run)
             self._ever_computed[segment.node] = segment.computed
         if sequence is None:  # it has yet to run
             self.tree.leave(path)
@@ -248,7 +253,10 @@ class TokenBatcher:
         sequence.path = path
         sequence.tail.parent = path[-1] if path else None
         sequence.tail.users = 1
-        inherit(sequence.tail, run, self.ledger, self.tree)
+        self._inherit(sequence.tail, run)
+
+    def _inherit(self, segment: Segment, run: KVRun) -> None:
+        inherit(segment, run, self.ledger, self.tree, self._scoring.unscored(segment))
 
     def remaining(self, sequence: Sequence) -> int:
         """Tokens still expected of its answer."""

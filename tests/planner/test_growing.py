@@ -1,4 +1,4 @@
-"""Prompts join a running plan: every context is right, nobody is lost, and nothing is kept for good.
+"""Prompts join a running plan: every context is right, nobody is lost, no KV is kept for good.
 
 As in `dry_run`, KV memory is a dict from slot to token id: a block that two owners write, that is
 freed too early or read before it is written, shows as a wrong token.
@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_jobs import small_setting
 
-from batchpipe.planner.growing import GrowingPlan, Newcomer
+from batchpipe.planner.growing import GrowingPlan, Newcomer, empty_plan
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, KVLedger
 from batchpipe.planner.request import Sampling
+from batchpipe.planner.schedule.pace import Full
 from batchpipe.planner.schedule.segment import Chunk, Sequence
+from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
 STEM_TOKENS = 70
 LONGEST_TOKENS = 200  # of a prompt
@@ -37,7 +39,9 @@ class Play:
 
     def __post_init__(self) -> None:
         self.ledger = KVLedger(self.kv_blocks)
-        self.plan = GrowingPlan(small_setting(self.kv_blocks, self.step_tokens), self.ledger)
+        setting = small_setting(self.kv_blocks, self.step_tokens)
+        batcher = TokenBatcher(empty_plan(), self.ledger, Full(self.step_tokens))
+        self.plan = GrowingPlan(batcher, setting)
 
     def submit(
         self, prompt: list[int], answer: int, follows: int | None = None, feeds: int = 0
