@@ -60,15 +60,10 @@ def from_root(segment: Segment) -> list[Segment]:
     return path[::-1]
 
 
-def inherit(segment: Segment, run: KVRun, ledger: Ledger, tree: LiveTree, most: int) -> None:
-    """The segment has what the run knows of its tokens, if it has no KV of its own.
-
-    Of what is behind its first ``most`` tokens the scores are wanted too: it is computed again.
-    """
-    start = segment.position
-    end = len(run.slots)
-    if segment.node >= 0 or most < segment.length:
-        end = min(end, start + min(segment.length, most))
+def inherit(
+    segment: Segment, run: KVRun, start: int, end: int, ledger: Ledger, tree: LiveTree
+) -> None:
+    """The segment has what the run knows of its text's tokens ``start:end``, if it has no KV."""
     if segment.blocks or min(run.computed, end) <= start:
         return
     slots = run.slots[start:end]

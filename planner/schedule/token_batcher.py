@@ -1,14 +1,10 @@
-"""Forms every step: which tokens of which segments are computed next, within KV and token budget.
-
-A child's chunk may stand in the same step as the last chunk of its parent: within one forward
-pass keys are written before they are read, so a shared prefix costs no bubble.
-"""
+"""Forms every step: which tokens of which segments are computed next, within KV and budget."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from batchpipe.planner.kv_ledger import BLOCK_TOKENS, Ledger
+from batchpipe.planner.kv_ledger import Ledger
 from batchpipe.planner.lengths import OutputLengths
 from batchpipe.planner.machine.step_load import StepLoad
 from batchpipe.planner.order import Order
@@ -20,8 +16,9 @@ from batchpipe.planner.schedule.growth import KVRun, held_runs, inherit, replant
 from batchpipe.planner.schedule.kept_answers import KeptAnswers
 from batchpipe.planner.schedule.live_tree import LiveTree
 from batchpipe.planner.schedule.pace import Pace
-from batchpipe.planner.schedule.scoring import Scoring
-from batchpipe.planner.schedule.segment import Chunk, Draft, Segment, Sequence
+from batchpipe.planner.schedule.prefill import Forming, Prefill
+from batchpipe.planner.schedule.room import Room
+from batchpipe.planner.schedule.segment import Draft, Segment, Sequence
 from batchpipe.planner.schedule.speculation import Speculation
 from batchpipe.planner.schedule.step import Step, step_load
 from batchpipe.planner.schedule.waiting import Waiting
@@ -53,8 +50,8 @@ class TokenBatcher:
         self.prefilling: dict[int, Sequence] = {}  # those of them that do not decode yet
         self.counts = Counts()
         self.kept = KeptAnswers(ledger)
+        self._prefill = Prefill(plan, self.counts)
         self._begin(plan, pace, tree)
-        self._ever_computed: dict[int, int] = {}  # tokens of a node, of a preempted tail (~index)
         self._drafts: Mapping[int, Draft] = {}  # of the last step, by prompt
 
     def _begin(
@@ -69,7 +66,7 @@ class TokenBatcher:
         self.pace = pace
         self.waiting = Waiting(plan, expected)
         self.tree = tree or LiveTree(plan, self.ledger, self.waiting.next_use)
-        self._scoring = Scoring(plan)
+        self._room = Room(self.ledger, self.kept, self.tree, self.counts)
         self._admission = Admission(
             self.waiting, self.tree, self.decoding, pace, self.ledger.total, self.remaining
         )
@@ -79,30 +76,27 @@ class TokenBatcher:
     def next_step(self) -> Step | None:
         """What is computed next; None when everything is answered."""
         self._reserve_decodes()
-        chunks: list[Chunk] = []
-        silent: list[Sequence] = []
-        scheduled: dict[int, int] = {}
-        budget = self.pace.prefill_tokens(self.decoding)
+        forming = Forming(self.pace.prefill_tokens(self.decoding))
         for sequence in self.prefilling.values():
-            if budget <= 0:
+            if forming.budget <= 0:
                 break
-            budget = self._schedule_prefill(sequence, chunks, silent, scheduled, budget)
-        while budget > 0:
+            self._prefill.schedule(sequence, forming, self._reserve)
+        while forming.budget > 0:
             admitted = self._admission.next()
             if admitted is None:
                 break
             self._admit(admitted)
-            budget = self._schedule_prefill(admitted, chunks, silent, scheduled, budget)
-        if not chunks and not silent and not len(self.decoding):
+            self._prefill.schedule(admitted, forming, self._reserve)
+        if not forming.chunks and not forming.silent and not len(self.decoding):
             # The forecast lets in no sequence whose prompt has no room: something always goes on.
             if not self.running:
                 return None
             self._preempt(next(reversed(self.running.values())))
             return self.next_step()
-        step_chunks = tuple(chunks)
-        load = step_load(self.decoding, step_chunks)
+        chunks = tuple(forming.chunks)
+        load = step_load(self.decoding, chunks)
         drafts = {} if chunks else self._drafted(load)
-        return Step(self.decoding, step_chunks, load, drafts, tuple(silent))
+        return Step(self.decoding, chunks, load, drafts, tuple(forming.silent))
 
     @property
     def settled_until(self) -> int:
@@ -130,58 +124,13 @@ class TokenBatcher:
         for index, draft in wanted.items():
             tail = self.running[index].tail
             if tail.missing_blocks(draft.end) <= self.ledger.free:
-                self._reserve(tail, draft.end, preempt=False)
+                self._reserve(tail, draft.end)
                 drafts[index] = draft
         return drafts
 
     def _left_to_draw(self, sequence: Sequence) -> int:
         limit = self.plan.samplings[sequence.index].max_tokens
         return limit - self.decoding.produced(sequence)
-
-    def _schedule_prefill(
-        self,
-        sequence: Sequence,
-        chunks: list[Chunk],
-        silent: list[Sequence],
-        scheduled: dict[int, int],
-        budget: int,
-    ) -> int:
-        """Chunks of the sequence's path and tail as far as budget and KV go; returns the rest."""
-        draws = self.plan.samplings[sequence.index].max_tokens > 0
-        for segment in (*sequence.path, sequence.tail):
-            start = scheduled.get(id(segment), segment.computed)
-            end = min(segment.length, start + budget)
-            if start < end:
-                if not self._reserve(segment, end, preempt=False):
-                    return budget
-                ends = segment is sequence.tail and end == segment.length
-                scoring = self._scoring.places(segment, self._new(sequence, segment, start), end)
-                drawing = sequence if ends and draws else None
-                chunks.append(Chunk(segment, start, end, drawing, scoring=scoring))
-                scheduled[id(segment)] = end
-                budget -= end - start
-                self._count_prefill(sequence, segment, start, end)
-            if end < segment.length:
-                return budget
-        if not draws:
-            silent.append(sequence)
-        return budget
-
-    def _new(self, sequence: Sequence, segment: Segment, start: int) -> int:
-        """The first place from ``start`` on that was never computed, before an eviction say."""
-        return max(start, self._ever_computed.get(_key(sequence, segment), 0))
-
-    def _count_prefill(self, sequence: Sequence, segment: Segment, start: int, end: int) -> None:
-        """Prompt tokens computed on behalf of this sequence (answers computed again are not)."""
-        prompt_end = len(segment.prompt)
-        computed = max(0, min(end, prompt_end) - min(start, prompt_end))
-        self.counts.computed_prompt_tokens += computed
-        sequence.cached_tokens -= computed
-        key = _key(sequence, segment)
-        before = self._ever_computed.get(key, 0)
-        self.counts.recomputed_tokens += max(0, min(end, before) - start)
-        if segment.node >= 0 and end > before:
-            self._ever_computed[key] = end
 
     # ---- admission and preemption -----------------------------------------------------------
 
@@ -220,7 +169,7 @@ class TokenBatcher:
         runs = held_runs(tree, self.running.values(), self.waiting.someone_below)
         tails = [sequence.tail for sequence in self.running.values()]
         self._begin(plan, pace, expected=expected)
-        self._ever_computed = {key: n for key, n in self._ever_computed.items() if key < 0}
+        self._prefill.grow(plan)
         for sequence in (*self.running.values(), *preempted):
             replanted(sequence, plan)
         for index, run in runs:
@@ -246,7 +195,7 @@ class TokenBatcher:
         path = self.tree.enter(index, path_blocks)
         for segment in path:
             self._inherit(segment, run)
-            self._ever_computed[segment.node] = segment.computed
+            self._prefill.inherited(segment)
         if sequence is None:  # it has yet to run
             self.tree.leave(path)
             return
@@ -256,7 +205,8 @@ class TokenBatcher:
         self._inherit(sequence.tail, run)
 
     def _inherit(self, segment: Segment, run: KVRun) -> None:
-        inherit(segment, run, self.ledger, self.tree, self._scoring.unscored(segment))
+        start, end = self._prefill.inherits(segment, run)
+        inherit(segment, run, start, end, self.ledger, self.tree)
 
     def remaining(self, sequence: Sequence) -> int:
         """Tokens still expected of its answer."""
@@ -279,7 +229,7 @@ class TokenBatcher:
         )
         self.counts.preemptions += 1
         self._leave(sequence)
-        self._ever_computed[~sequence.index] = sequence.tail.computed
+        self._prefill.preempted(sequence)
         self.tree.discard(sequence.tail)
         self.waiting.put_back(sequence)
 
@@ -294,31 +244,17 @@ class TokenBatcher:
         self._admission.moved(sequence.path)
         sequence.tail.users = 0
 
-    def _reserve(self, segment: Segment, tokens: int, *, preempt: bool) -> bool:
+    def _reserve(self, segment: Segment, tokens: int, *, preempt: bool = False) -> bool:
         """Blocks for the segment's first ``tokens`` are owned; False where room cannot be made."""
         missing = segment.missing_blocks(tokens)
-        while missing > self.ledger.free:
-            evicted = self.kept.drop()
-            if evicted is None:
-                evicted = self.tree.evict()
-            if evicted is not None:
-                self.counts.evicted_tokens += evicted
-                continue
+        while not self._room.make(missing):
             if not preempt:
                 return False
             victim = next(reversed(self.running.values()))
             self._preempt(victim)
             if victim.tail is segment:
                 return False
-        if missing > 0:
-            if not segment.blocks and segment.node >= 0:
-                self.tree.hold(segment)
-            if missing == 1 and segment.blocks:
-                segment.blocks.append(self.ledger.take_after(segment.blocks[-1]))
-            else:
-                segment.blocks.extend(self.ledger.take(missing))
-            held = (self.ledger.total - self.ledger.free) * BLOCK_TOKENS
-            self.counts.peak_kv_tokens = max(self.counts.peak_kv_tokens, held)
+        self._room.give(segment, missing)
         return True
 
     # ---- after a step -------------------------------------------------------------------------
@@ -367,7 +303,7 @@ class TokenBatcher:
             if len(needing) > self.ledger.free:
                 return passed
             for sequence in needing:
-                self._reserve(sequence.tail, self.decoding.length(sequence), preempt=False)
+                self._reserve(sequence.tail, self.decoding.length(sequence))
             load = self.decode_load()
             self.counts.steps += 1
             self.counts.completion_tokens += load.drawn
@@ -386,11 +322,6 @@ class TokenBatcher:
         self._leave(sequence)
         self.kept.answered(sequence)
         self.tree.discard(sequence.tail)
-        self._ever_computed.pop(~sequence.index, None)
+        self._prefill.answered(sequence)
         self.tree.answered(sequence.path)
         self._admission.moved(sequence.path)
-
-
-def _key(sequence: Sequence, segment: Segment) -> int:
-    """By which it is known what was ever computed of the segment, which the sequence reads."""
-    return segment.node if segment.node >= 0 else ~sequence.index
