@@ -16,6 +16,11 @@ class _Step:
     name: str
     line: int | None = None  # of the YAML file
 
+    @property
+    def place(self) -> str:
+        """How a sentence names the step."""
+        return f"step {self.name}" + (f" (line {self.line})" if self.line is not None else "")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked(_Step):
