@@ -82,6 +82,30 @@ def test_what_forms_need_is_imported_by_one_file(package: str, file: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("package", "file"), [("sqlalchemy", "database"), ("httpx", "http"), ("tenacity", "retry")]
+)
+def test_what_workflows_need_is_imported_by_one_file(package: str, file: str) -> None:
+    assert files_that_import(package) == [f"batchpipe/workflow/operators/{file}.py"]
+
+
+@pytest.mark.parametrize(
+    ("package", "module"), [("sqlalchemy", "sql"), ("httpx", "http"), ("tenacity", "retry")]
+)
+def test_a_missing_package_of_workflows_is_told_with_the_line_that_installs_it(
+    package: str, module: str
+) -> None:
+    check = (
+        f"import sys; sys.modules['{package}'] = None\n"
+        "from batchpipe.errors import ConfigError\n"
+        f"try: import batchpipe.workflow.operators.{module}\n"
+        "except ConfigError as error: print(error)"
+    )
+    ran = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert f"the package {package} " in ran.stdout
+    assert ran.stdout.endswith("pip install 'batchpipe[workflow]'\n")
+
+
+@pytest.mark.parametrize(
     "statement",
     [
         "import batchpipe",
@@ -93,6 +117,8 @@ def test_what_forms_need_is_imported_by_one_file(package: str, file: str) -> Non
         "import batchpipe.background.watch, batchpipe.background.process",
         "import batchpipe.integrations.airflow.batch_manifest",
         "import batchpipe.integrations.airflow.result_rows",
+        "import batchpipe.workflow.operators.sql, batchpipe.workflow.operators.http",
+        "import batchpipe.workflow.operators.python, batchpipe.workflow.operators.calls",
     ],
 )
 def test_torch_and_transformers_stay_unloaded(statement: str) -> None:
