@@ -189,11 +189,10 @@ def _is_transient(error: Exception) -> bool:
 
 def _is_mistake(error: exc.DBAPIError) -> bool:
     """True where no value and no later day would mend the query."""
-    state = getattr(error.orig, "sqlstate", None)
-    return state in POSTGRESQL_MISTAKES or getattr(error.orig, "sqlite_errorname", "") in (
-        "SQLITE_ERROR",
-        "SQLITE_MISUSE",
-    )
+    if type(error.orig).__module__ == "sqlite3":
+        code = getattr(error.orig, "sqlite_errorname", "SQLITE_MISUSE")  # several statements
+        return code in ("SQLITE_ERROR", "SQLITE_MISUSE")
+    return getattr(error.orig, "sqlstate", None) in POSTGRESQL_MISTAKES
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,7 @@ path of a URL, where keys stand.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from threading import Event
 from typing import Any
 
 from batchpipe.errors import ConfigError
-from batchpipe.rows.words import one_line, shown
+from batchpipe.rows.words import listed, one_line, shown
 from batchpipe.workflow.operators.pace import Pace
 from batchpipe.workflow.operators.retry import Patience, Transient, retried
 from batchpipe.workflow.outcome import Outcome
@@ -33,6 +34,7 @@ except ImportError as error:
         f"http steps need the package httpx ({error}): pip install 'batchpipe[workflow]'"
     ) from error
 
+ENVIRONMENT = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 MOST_BYTES = 10_000_000  # of an answer's body, unpacked
 MOST_REDIRECTS = 10
 LONGEST_REST_SECONDS = 600.0  # that a server's Retry-After is heeded for
@@ -49,13 +51,24 @@ class Refused(ValueError):
 
 
 class Client:
-    """Connections to all hosts of a workflow, for up to so many threads, and each host's pace."""
+    """Connections to all hosts of a workflow, for up to so many threads, and each host's pace.
+
+    Raises:
+        ConfigError: the environment names a proxy or certificates that cannot be used
+    """
 
     def __init__(self, *, threads: int = 32) -> None:
         self.closing = Event()
         self.pace = Pace(self.closing)
         limits = httpx.Limits(max_connections=threads, max_keepalive_connections=threads)
-        self._connections = httpx.Client(limits=limits, headers={"User-Agent": "batchpipe"})
+        try:
+            self._connections = httpx.Client(limits=limits, headers={"User-Agent": "batchpipe"})
+        except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+            raise ConfigError(
+                f"http steps cannot use the proxy or the certificates that the environment names "
+                f"({listed(name for name in ENVIRONMENT if name in os.environ)}): "
+                f"{one_line(str(error))}"
+            ) from error
         self._connections.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
     def close(self) -> None:

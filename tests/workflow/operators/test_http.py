@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from http_host import Host, Reply, http_host
 
+from batchpipe.errors import ConfigError
 from batchpipe.workflow.operators import http, retry
 from batchpipe.workflow.operators.http import Client, Endpoint
 from batchpipe.workflow.outcome import Outcome
@@ -290,6 +291,19 @@ def test_no_sentence_and_no_warning_shows_a_key(
     found = endpoint(client).answer(f"{url}?key=sesame", {"X-Key": "sesame"})
     assert "sesame" not in str(found.error)
     assert "sesame" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ALL_PROXY", "gopher://here"), ("SSL_CERT_FILE", "/no/such/file")]
+)
+def test_an_environment_that_cannot_be_used_is_told_before_any_row(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as told:
+        Client()
+    assert str(told.value).startswith("http steps cannot use the proxy or the certificates")
+    assert name in str(told.value)
 
 
 def test_requests_per_second_hold_for_all_threads_together(host: Host, client: Client) -> None:

@@ -228,6 +228,11 @@ def test_a_query_that_no_row_could_mend_is_told_before_any_row(
         query(any_films, text).check()
 
 
+def test_sqlite_takes_no_second_statement(films: Database) -> None:
+    with pytest.raises(ConfigError, match="one statement"):
+        query(films, "SELECT 1; SELECT 2").check()
+
+
 def test_explaining_runs_no_second_statement(postgres_films: Database) -> None:
     query(postgres_films, "SELECT 1; DROP TABLE films").check()
     assert query(postgres_films, "SELECT count(*) AS n FROM films").answer({}).values["first"] == {
