@@ -84,9 +84,9 @@ class QueryGraph:
         return tuple(self.by_name[name] for name in sorted(found))
 
     @cached_property
-    def edges(self) -> nx.DiGraph:
+    def edges(self) -> nx.DiGraph[str]:
         """Who awaits whom: from an operator's name to those that need it."""
-        graph: nx.DiGraph = nx.DiGraph()
+        graph: nx.DiGraph[str] = nx.DiGraph()
         graph.add_nodes_from(operator.name for operator in self.operators)
         for operator in self.operators:
             graph.add_edges_from((each.name, operator.name) for each in self.sources(operator))
