@@ -101,6 +101,11 @@ class QueryGraph:
         """The operator that makes the column; None where the input has it."""
         return None if column in self.inputs else self.by_name[column.partition(".")[0]]
 
+    def column(self, name: str) -> str:
+        """The column under the name of the operator that is asked for it."""
+        maker = self.maker(name)
+        return name if maker is None else f"{maker.name}.{name.partition('.')[2]}"
+
     def sources(self, operator: Operator) -> tuple[Operator, ...]:
         """The operators whose values it reads, or which it awaits; each once, by name."""
         found = self.read_by(operator) | operator.after
@@ -169,9 +174,7 @@ class QueryGraph:
         A filter of the reduce's own rows, or of those above, drops all that would come together.
         """
         above = () if reduce.makes is not None else self.path(reduce.level)
-        return (
-            filter_.level in self.path(self.deepest(reduce.reads)) and filter_.level not in above
-        )
+        return filter_.level in self.path(self.deepest(reduce.reads)) and filter_.level not in above
 
     # ---- edges -----------------------------------------------------------------------------
 
@@ -198,13 +201,28 @@ class QueryGraph:
     ) -> QueryGraph:
         """The same workflow with these operators, each after those that it needs.
 
-        Operators that do not await one another stay in their order.
+        Operators that do not await one another stay in their order. What the rules found out of
+        operators that are gone is forgotten.
 
         Raises:
             networkx.NetworkXUnfeasible: they await one another in a circle
         """
-        names = self.same_as if same_as is None else same_as
-        changed = replace(self, operators=tuple(operators), same_as=names)
-        place = {each.name: at for at, each in enumerate(changed.operators)}
+        left = tuple(operators)
+        names = {each.name for each in left}
+        merged = self.same_as if same_as is None else same_as
+        changed = replace(
+            self,
+            operators=tuple(
+                replace(
+                    each,
+                    after=each.after & names,
+                    extends=each.extends if each.extends in names else None,
+                )
+                for each in left
+            ),
+            same_as={name: same for name, same in merged.items() if same in names},
+            fused=tuple(run for run in self.fused if names.issuperset(run)),
+        )
+        place = {each.name: at for at, each in enumerate(left)}
         order = nx.lexicographical_topological_sort(changed.edges, key=place.__getitem__)
         return replace(changed, operators=tuple(changed.by_name[name] for name in order))
