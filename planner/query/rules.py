@@ -6,7 +6,7 @@ after whatever the others did.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import networkx as nx
@@ -119,25 +119,32 @@ def shared_text_first(graph: QueryGraph, statistics: Statistics) -> QueryGraph:
     """
     written = graph.with_operators(replace(e, block_order=()) for e in graph.operators)
     counts = Counts(written, statistics)
+    moved = {e.name: _by_sharing(counts, e) for e in written.operators if e.order_free}
+    asked = _in_order(written, moved)
+    # Blocks that begin with another prompt and its answer may gain more by staying so.
+    before = estimated(reuse_answers(written, statistics), statistics)
+    after = estimated(reuse_answers(asked, statistics), statistics)
+    better = {n for n in moved if after[n].computed_tokens < before[n].computed_tokens}
+    return _in_order(graph, {name: moved[name] if name in better else () for name in moved})
 
-    def different(operator: Operator, block: str) -> float:
-        columns = columns_of(written, operator, block)
+
+def _by_sharing(counts: Counts, operator: Operator) -> tuple[int, ...]:
+    """The blocks' places, first those of which there are few different texts."""
+
+    def different(at: int) -> float:
+        columns = columns_of(counts.graph, operator, operator.blocks[at])
         return counts.different(columns) if columns else 0.0
 
-    moved = {
-        each.name: tuple(
-            sorted(range(len(each.blocks)), key=lambda at: different(each, each.blocks[at]))
-        )
-        for each in written.operators
-        if each.order_free
-    }
-    asked = written.with_operators(
-        replace(each, block_order=moved.get(each.name, ())) for each in written.operators
-    )
-    before, after = estimated(written, statistics), estimated(asked, statistics)
-    better = {n for n in moved if after[n].computed_tokens < before[n].computed_tokens}
-    return asked.with_operators(
-        each if each.name in better else replace(each, block_order=()) for each in asked.operators
+    return tuple(sorted(range(len(operator.blocks)), key=different))
+
+
+def _in_order(graph: QueryGraph, orders: Mapping[str, tuple[int, ...]]) -> QueryGraph:
+    """With these orders of blocks; what another order began with is forgotten."""
+    return graph.with_operators(
+        each
+        if orders.get(each.name, each.block_order) == each.block_order
+        else replace(each, block_order=orders[each.name], extends=None)
+        for each in graph.operators
     )
 
 

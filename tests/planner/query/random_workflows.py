@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 from toy_workflows import step, workflow
 
@@ -16,6 +18,9 @@ def query_graphs(draw: st.DrawFn) -> QueryGraph:
     made: list[Operator] = []
     for at in range(draw(st.integers(1, 12))):
         graph = workflow(*made)
+        if made and draw(st.integers(0, 3)) == 0:
+            made.append(_twin(draw(st.sampled_from(made)), f"s{at}"))
+            continue
         levels = [INPUT, *(each.makes for each in made if each.makes is not None)]
         level = draw(st.sampled_from(levels))
         kind = draw(st.sampled_from(KINDS))
@@ -32,6 +37,10 @@ def query_graphs(draw: st.DrawFn) -> QueryGraph:
         reads = (draw(st.sampled_from(own)), *draw(st.lists(st.sampled_from(seen), max_size=2)))
         made.append(_operator(draw, graph, f"s{at}", kind, level, reads))
     return _shown(draw, workflow(*made))
+
+
+def _twin(operator: Operator, name: str) -> Operator:
+    return replace(operator, name=name, makes=name if operator.makes is not None else None)
 
 
 def _operator(
@@ -64,5 +73,5 @@ def _shown(draw: st.DrawFn, graph: QueryGraph) -> QueryGraph:
     first = draw(st.sampled_from(columns))
     level = graph.deepest([first])
     seen = [c for c in columns if graph.deepest([c]) in graph.path(level)]
-    rest = draw(st.lists(st.sampled_from(seen or ["title"]), max_size=3))
+    rest = draw(st.lists(st.sampled_from(seen or ["title"]), max_size=8))
     return workflow(*graph.operators, outputs=tuple(dict.fromkeys([first, *rest])))

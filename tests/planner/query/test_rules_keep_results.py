@@ -10,7 +10,7 @@ from random_workflows import query_graphs
 
 from batchpipe.planner.query.graph import INPUT, MAP, QueryGraph
 from batchpipe.planner.query.optimise import optimise
-from batchpipe.planner.query.rules import RULES, Rule
+from batchpipe.planner.query.rules import RULES, Rule, filters_first
 from batchpipe.planner.query.statistics import Statistics
 
 STATISTICS = Statistics(rows={INPUT: 40}, distinct={("title",): 4, ("genre",): 40})
@@ -29,7 +29,8 @@ def test_any_rules_in_any_order_leave_the_results_as_they_were(
     found = optimise(graph, STATISTICS, rules)
     plain, better = Interpreter(found.written), Interpreter(found.graph)
     assert better.run(table) == plain.run(table)
-    assert better.asked <= plain.asked
+    if filters_first not in rules:  # which filter comes first is a guess; all else only spares
+        assert better.asked <= plain.asked
 
 
 @given(query_graphs(), tables)
@@ -39,7 +40,6 @@ def test_all_rules_together_leave_the_results_as_they_were(
     found = optimise(graph, STATISTICS)
     plain, better = Interpreter(found.written), Interpreter(found.graph)
     assert better.run(table) == plain.run(table)
-    assert better.asked <= plain.asked
 
 
 @given(query_graphs())
