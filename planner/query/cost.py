@@ -1,0 +1,185 @@
+"""Seconds: of asking a model, a database or a host, of loading a model, of keeping keys for later.
+
+A model's come from its step cost and from tokens; what cannot be modelled is averaged as it runs.
+Knows nothing of who awaits whom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchpipe.planner.machine.step_cost import StepCost
+from batchpipe.planner.machine.step_load import StepLoad
+from batchpipe.planner.query.estimate import Estimate
+
+LOAD_BYTES_PER_SECOND = 2e9  # files in the page cache to a device: copies through host memory
+START_SECONDS = 2.0  # of loading the smallest model: its code, its tokenizer, a first step
+STEP_TOKENS = 2048
+
+SQL_SECONDS = 1e-3  # of a query of which nothing is known: a round trip
+SECONDS_OF_A_COST = 3.65e-6  # of PostgreSQL's unit of cost, as Halo has fitted it
+HTTP_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class ModelHost:
+    """A model on a machine, with the memory for keys that it has there."""
+
+    cost: StepCost
+    kv_tokens: int
+    step_tokens: int = STEP_TOKENS
+
+
+def asking_seconds(asked: Estimate, host: ModelHost) -> float:
+    """How long the model takes for these prompts, all of which are known when it begins.
+
+    Steps mix computing prompts with drawing answers, as many at once as the memory holds.
+    """
+    if asked.calls <= 0:
+        return 0.0
+    prompt, own, answer = (
+        tokens / asked.calls
+        for tokens in (asked.prompt_tokens, asked.computed_tokens, asked.output_tokens)
+    )
+    shared = prompt - own  # keys that others have computed
+    room = max(host.kv_tokens - shared, 0.0) / max(own + answer, 1.0)
+    at_once = min(asked.calls, max(1.0, room), host.step_tokens)
+    tokens = asked.computed_tokens + asked.output_tokens
+    steps = max(asked.output_tokens / at_once, tokens / host.step_tokens, answer, 1.0)
+    drawing = asked.output_tokens / steps  # sequences, in the mean step
+    prefill = asked.computed_tokens / steps
+    load = StepLoad(
+        tokens=max(1, round(prefill + drawing)),
+        drawn=round(drawing),
+        sequences=max(1, round(drawing + prefill / max(own, 1.0))),
+        own_keys=round(drawing * (own + answer / 2)),
+        shared_keys=round(shared),
+        shared_pairs=round(drawing * shared) if round(drawing) else 0,
+        prefill_tokens=min(round(prefill), max(1, round(prefill + drawing))),
+        prefill_pairs=round(prefill * (shared + own / 2)),
+    )
+    return steps * host.cost.seconds(load)
+
+
+def load_seconds(
+    weight_bytes: float,
+    *,
+    bytes_per_second: float = LOAD_BYTES_PER_SECOND,
+    start_seconds: float = START_SECONDS,
+) -> float:
+    """From nothing to the first step; what was there before is freed meanwhile."""
+    return start_seconds + weight_bytes / bytes_per_second
+
+
+@dataclass(slots=True)
+class MovingAverage:
+    """The mean of what was seen, the newest counting most; at first what was expected.
+
+    All count alike until ``weight`` is more than a new one's share.
+    """
+
+    mean: float  # what is expected, as if seen once
+    weight: float = 0.1  # of the newest
+    seen: int = 0
+
+    def add(self, value: float) -> None:
+        """One more was seen."""
+        self.seen += 1
+        self.mean += max(self.weight, 1 / (self.seen + 1)) * (value - self.mean)
+
+
+def sql_seconds(explain_cost: float | None, average: MovingAverage | None = None) -> float:
+    """One query: by the database's own estimate where it gives one, else as long as others took."""
+    if explain_cost is not None:
+        return max(SQL_SECONDS, explain_cost * SECONDS_OF_A_COST)
+    return SQL_SECONDS if average is None else average.mean
+
+
+def tool_seconds(calls: float, seconds: float, at_once: int) -> float:
+    """So many calls of so many seconds each, on so many threads."""
+    return calls * seconds / min(max(calls, 1.0), at_once)
+
+
+@dataclass(frozen=True, slots=True)
+class KeysKept:
+    """What it costs to have a prompt's keys again when its successor comes, in seconds."""
+
+    hold: float
+    swap: float
+    recompute: float
+
+    @property
+    def cheapest(self) -> str:
+        """``hold``, ``swap`` or ``recompute``; the first of equals."""
+        return min(("hold", "swap", "recompute"), key=lambda way: float(getattr(self, way)))
+
+
+def keys_kept(
+    successor_wait_seconds: float,
+    *,
+    own_tokens: int,
+    shared_tokens: int,
+    cost: StepCost,
+    token_price: float,
+    host_bytes_per_second: float | None,
+) -> KeysKept:
+    """What each way of keeping costs (Continuum, without its queue: others run meanwhile).
+
+    Args:
+        successor_wait_seconds: until the successor's prompt is expected
+        own_tokens: of the prompt and its answer, those that nobody else keeps
+        shared_tokens: those before them, which stay anyway
+        cost: of the model's steps
+        token_price: of `token_price`
+        host_bytes_per_second: between device and host; None: they cannot be swapped
+    """
+    kept_bytes = own_tokens * cost.shape.kv_bytes_per_token(cost.dtype)
+    pairs = own_tokens * (shared_tokens + own_tokens / 2)
+    there_and_back = float("inf")
+    if host_bytes_per_second is not None:
+        there_and_back = 2 * kept_bytes / host_bytes_per_second
+    return KeysKept(
+        hold=token_price * own_tokens * successor_wait_seconds,
+        swap=there_and_back,
+        recompute=own_tokens * cost.token_seconds + pairs * cost.pair_seconds,
+    )
+
+
+def kept_for(
+    successor_wait_seconds: float,
+    *,
+    own_tokens: int,
+    shared_tokens: int,
+    cost: StepCost,
+    token_price: float,
+    host_bytes_per_second: float | None,
+) -> str:
+    """``hold``, ``swap`` or ``recompute``, whichever costs least; see `keys_kept`."""
+    return keys_kept(
+        successor_wait_seconds,
+        own_tokens=own_tokens,
+        shared_tokens=shared_tokens,
+        cost=cost,
+        token_price=token_price,
+        host_bytes_per_second=host_bytes_per_second,
+    ).cheapest
+
+
+def token_price(cost: StepCost, load: StepLoad, kv_tokens: int) -> float:
+    """Seconds of others' work lost where one token's keys take up full memory for a second.
+
+    Where a step with half as many sequences takes as long, memory is all that limits the work, and
+    a share of it is worth as large a share of the time; where it takes half as long, nothing.
+    """
+    half = StepLoad(
+        tokens=load.tokens // 2,
+        drawn=load.drawn // 2,
+        sequences=load.sequences // 2,
+        own_keys=load.own_keys // 2,
+        shared_keys=load.shared_keys,
+        shared_pairs=load.shared_pairs // 2,
+        prefill_tokens=load.prefill_tokens // 2,
+        prefill_pairs=load.prefill_pairs // 2,
+    )
+    limits = 2 * cost.seconds(half) / cost.seconds(load) - 1
+    return min(1.0, max(0.0, limits)) / kv_tokens
