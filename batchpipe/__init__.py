@@ -3,8 +3,9 @@
     import batchpipe as bp
 
 `LLM` answers lists of prompts, `annotate` adds a column of answers to a dataframe, `score` tells
-how likely given texts are, `run` and `plan` are the commands of the same names. Each of these names
-is loaded when it is first used, and torch when a model is first opened.
+how likely given texts are, `run` and `plan` are the commands of the same names, and a `Workflow` is
+a job of several steps. Each of these names is loaded when it is first used, and torch when a model
+is first opened.
 """
 
 from importlib import import_module
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from batchpipe.explain.forecast_text import Preview
     from batchpipe.running.progress import Progress
     from batchpipe.running.summary import Summary
+    from batchpipe.workflow.builder import Workflow
 
 __version__ = "0.1.0"
 
@@ -48,6 +50,7 @@ __all__ = [
     "StoppedEarly",
     "Summary",
     "TokenLogprobs",
+    "Workflow",
     "annotate",
     "plan",
     "run",
@@ -70,6 +73,7 @@ _MODULES = {
     "StoppedEarly": "batchpipe.errors",
     "Summary": "batchpipe.running.summary",
     "TokenLogprobs": "batchpipe.api.logprobs",
+    "Workflow": "batchpipe.workflow.builder",
     "annotate": "batchpipe.api.annotate",
     "plan": "batchpipe.api.jobs",
     "run": "batchpipe.api.jobs",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from jinja2 import StrictUndefined, TemplateSyntaxError, meta
+from jinja2 import StrictUndefined, TemplateSyntaxError, meta, nodes
 from jinja2.sandbox import SandboxedEnvironment
 
 from batchpipe.errors import ConfigError
@@ -28,22 +28,32 @@ def _no_null(value: object) -> object:
     return value
 
 
+def sandbox() -> SandboxedEnvironment:
+    """Where templates over rows are compiled: nothing is escaped, and nothing is undefined."""
+    return SandboxedEnvironment(
+        undefined=StrictUndefined,
+        autoescape=False,  # a prompt is no HTML
+        keep_trailing_newline=True,
+        finalize=_no_null,
+    )
+
+
+def free_names(environment: SandboxedEnvironment, source: str | nodes.Template) -> set[str]:
+    """The names that the template looks up in its row, those of Jinja2's functions among them."""
+    bare = environment.overlay()
+    bare.globals = {}  # so that a column may have the name of a function such as range
+    return meta.find_undeclared_variables(bare.parse(source) if isinstance(source, str) else source)
+
+
 class Template:
     """A checked template; ``columns`` are the columns that every row must have."""
 
     def __init__(self, source: str) -> None:
         self.source = source
-        environment = SandboxedEnvironment(
-            undefined=StrictUndefined,
-            autoescape=False,  # a prompt is no HTML
-            keep_trailing_newline=True,
-            finalize=_no_null,
-        )
-        bare = environment.overlay()
-        bare.globals = {}  # so that a column may have the name of a function such as range
+        environment = sandbox()
         try:
             self._template = environment.from_string(source)
-            found = meta.find_undeclared_variables(bare.parse(source))
+            found = free_names(environment, source)
         except TemplateSyntaxError as error:
             message = f"the template is wrong in line {error.lineno}: {error.message}"
             raise ConfigError(message) from error
@@ -80,7 +90,7 @@ class Template:
             return self._template.render(row)
         except Exception as error:
             # A template may call any method of any value, so a row can raise anything at all.
-            line = _line(error)
+            line = failing_line(error)
             where = f"template line {line}" if line else "the template"
             cause = one_line(str(error)) or type(error).__name__
             nulls = [name for name in self.columns if row.get(name, "") is None]
@@ -88,7 +98,7 @@ class Template:
             raise RenderError(f"{where} failed: {cause}{hint}") from error
 
 
-def _line(error: Exception) -> int | None:
+def failing_line(error: Exception) -> int | None:
     """The innermost template line of the traceback."""
     line = None
     trace = error.__traceback__

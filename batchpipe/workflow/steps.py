@@ -1,20 +1,23 @@
 """What a workflow's author wrote, checked for form and frozen: one class for each kind of step.
 
 Texts with ``{{ }}`` are Jinja2 templates over a row's columns: ``{{ title }}`` is the input's,
-``{{ step.output }}`` is a step's. The same objects are made from YAML and from Python.
+``{{ step.output }}`` is a step's. The same objects are made from YAML and from Python, and are
+equal where both say the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step:
     name: str
-    line: int | None = None  # of the YAML file
+    line: int | None = field(default=None, compare=False)  # of the YAML file
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)  # of its keys
 
     @property
     def place(self) -> str:
@@ -29,12 +32,13 @@ class Asked(_Step):
     blocks: tuple[str, ...] = ()  # templates that are joined to the prompt
     order_free: bool = False  # the blocks may stand in any order
     messages: tuple[tuple[str, str], ...] = ()  # (role, template), in place of blocks
-    sampling: Mapping[str, Any] = field(default_factory=dict)  # SamplingParams names, and a form
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # SamplingParams names, and a form;
+    # the temperature always: 0 where nothing is said, 0.7 for votes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Llm(Asked):
-    """A model answers: ``output``; with a form also ``parsed``."""
+    """A model answers: ``output``; with a schema or choices also ``parsed``."""
 
     model: str
 
@@ -142,12 +146,18 @@ class ModelChoice:
     options: Mapping[str, Any] = field(default_factory=dict)  # dtype, quantize, kv_memory, seed ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Flow:
     """A whole workflow as written; its steps may be named in any order."""
 
     steps: tuple[Step, ...]
     models: Mapping[str, ModelChoice]
     databases: Mapping[str, str] = field(default_factory=dict)  # name -> SQLAlchemy URL
-    output: tuple[str, ...] = ()  # columns that the results show; empty: those that no step reads
-    source: str = "the workflow"  # the file's name
+    output: Mapping[str, str] = field(default_factory=dict)  # label -> column that the results
+    # show; empty: every column of the steps that no other step reads
+    source: str = field(default="the workflow", compare=False)  # the file's name
+
+    @cached_property
+    def by_name(self) -> dict[str, Step]:
+        """Each step under its name."""
+        return {step.name: step for step in self.steps}

@@ -28,6 +28,8 @@ MODULES = (
     "batchpipe.explain.forecast_text",
     "batchpipe.running.progress",
     "batchpipe.running.summary",
+    "batchpipe.workflow.builder",
+    "batchpipe.workflow.surroundings",
 )
 
 
