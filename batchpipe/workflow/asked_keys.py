@@ -11,6 +11,7 @@ from batchpipe.planner.request import Sampling
 from batchpipe.rows.parameters import CHECKS, COLUMNS, check_overrides, sampled_by
 from batchpipe.rows.words import shown
 from batchpipe.structured.constraint import KINDS as FORMS
+from batchpipe.structured.constraint import constraint_of
 from batchpipe.workflow.keys import Keys
 from batchpipe.workflow.names import Fault
 
@@ -58,7 +59,9 @@ def sampling(keys: Keys, temperature: float = 0) -> dict[str, Any]:
         check_overrides(given)
     except ConfigError as error:
         raise Fault(str(error), next((n for n in given if str(error).startswith(n)), "")) from error
-    plain = {name: value for name, value in given.items() if name in FORMS}
+    plain: dict[str, Any] = {
+        name: constraint_of(name, given[name]).text for name in given.keys() & FORMS.keys()
+    }
     for name in given.keys() - plain.keys():
         plain[COLUMNS[name]] = CHECKS[COLUMNS[name]](name, given[name])
     plain.setdefault("temperature", float(temperature))

@@ -83,9 +83,8 @@ def _vote(keys: Keys) -> dict[str, Any]:
         try:
             re.compile(answer)
         except re.error as error:
-            raise Fault(
-                f"answer is {shown(answer)}, no regular expression: {error}", "answer"
-            ) from error
+            what = f"answer is {shown(answer)}, which is no regular expression: {error}"
+            raise Fault(what, "answer") from error
     return {
         "models": models,
         **prompt(keys),
