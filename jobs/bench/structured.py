@@ -26,6 +26,7 @@ import click
 import jsonschema
 import torch
 from record import append_results, as_table
+from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 from batchpipe.config import JobOptions, RunOptions
@@ -81,11 +82,12 @@ class TimedMasks(Masks):
 
     seconds = 0.0
 
-    def apply(self, *given: Any) -> None:
+    def apply(self, *given: Any) -> Tensor:
         """As always, with a clock."""
         started = time.process_time()
-        super().apply(*given)
+        masked = super().apply(*given)
         self.seconds += time.process_time() - started
+        return masked
 
     def accept(self, *given: Any) -> bool:
         """As always, with a clock."""
