@@ -141,7 +141,7 @@ def check_sampling(**values: object) -> Sampling:
 def constraint_in(values: Mapping[str, object]) -> Constraint | None:
     """The form that these parameters ask of an answer; a wrong one is a `ConfigError`."""
     check_overrides(values)
-    asked = [constraint_of(name, values[name]) for name in KINDS if values.get(name) is not None]
+    asked = [constraint_of(name, values[name]) for name in KINDS if name in values]
     return asked[0] if asked else None
 
 

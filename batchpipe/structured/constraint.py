@@ -6,8 +6,8 @@ Texts from job columns and options, Python values and pydantic models all become
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import cast
 
 from batchpipe.planner.request import Constraint, ConstraintKind
 from batchpipe.rows.words import shown
@@ -21,35 +21,15 @@ class BadConstraint(ValueError):
     """The message is a sentence with the value and the fix."""
 
 
-def constraint(
-    *,
-    choices: Sequence[str] | str | None = None,
-    schema: object = None,
-    regex: str | None = None,
-    grammar: str | None = None,
-) -> Constraint | None:
-    """The one demand among these; None where there is none.
-
-    ``schema`` is a JSON Schema as a dict or text, a pydantic model class, or `name, age int`.
-
-    Raises:
-        BadConstraint: several are given, or the one makes no sense
-    """
-    given = {"choices": choices, "schema": schema, "regex": regex, "grammar": grammar}
-    asked = [name for name, value in given.items() if value is not None]
-    if len(asked) > 1:
-        raise BadConstraint(f"{asked[0]} and {asked[1]} exclude each other: give one")
-    return constraint_of(asked[0], given[asked[0]]) if asked else None
-
-
 def constraint_of(name: str, value: object) -> Constraint:
     """What ``value`` asks for as ``choices``, ``schema``, ``regex`` or ``grammar``.
+
+    A schema is a JSON Schema as a dict or text, a pydantic model class, or `name, age int`.
 
     Raises:
         BadConstraint: it makes no sense, with the name, the value and what would
     """
-    kind, text_of = KINDS[name]
-    return Constraint(kind, text_of(name, value))
+    return Constraint(cast(ConstraintKind, name), KINDS[name](name, value))
 
 
 def labels_of(constraint: Constraint) -> list[str]:
@@ -138,9 +118,10 @@ def _check_encodable(name: str, text: str) -> None:
         raise BadConstraint(f"{name} has half a surrogate pair, which no text can have") from error
 
 
-KINDS: dict[str, tuple[ConstraintKind, Callable[[str, Any], str]]] = {
-    "choices": ("choices", _choices),
-    "schema": ("schema", _schema),
-    "regex": ("regex", _text),
-    "grammar": ("grammar", _text),
+# Kind -> the text of a constraint from its name, for messages, and a user's value.
+KINDS: dict[str, Callable[[str, object], str]] = {
+    "choices": _choices,
+    "schema": _schema,
+    "regex": _text,
+    "grammar": _text,
 }

@@ -33,7 +33,7 @@ from batchpipe.planner.machine.model_shape import ModelShape
 from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Constraint, Prompts, Sampling
 from batchpipe.planner.schedule.pace import Full
-from batchpipe.structured.constraint import constraint, constraint_of
+from batchpipe.structured.constraint import constraint_of
 from batchpipe.structured.grammars import Grammars
 from batchpipe.structured.masks import Masks
 
@@ -51,10 +51,10 @@ SCHEMA = {
     "additionalProperties": False,
 }
 FORMS = [
-    constraint(choices=["good", "bad", "go", "g", "好😀"]),
-    constraint(schema=SCHEMA),
-    constraint(regex="[0-9]{3}-[A-Z]+;"),
-    constraint(grammar='root ::= "(" (root | [a-c]) ")"'),
+    constraint_of("choices", ["good", "bad", "go", "g", "好😀"]),
+    constraint_of("schema", SCHEMA),
+    constraint_of("regex", "[0-9]{3}-[A-Z]+;"),
+    constraint_of("grammar", 'root ::= "(" (root | [a-c]) ")"'),
 ]
 PROMPTS = [[place % 7, 40 + place, 41, 42, 43 + place % 5] * 3 for place in range(12)]
 
@@ -165,7 +165,7 @@ def test_every_answer_to_drawn_choices_is_one_of_them(
 
 def test_a_label_that_begins_another_is_told_from_it_by_its_end(tiny_model: Model) -> None:
     model_dir = tiny_model("llama")
-    samplings = [asking(constraint(choices=["a", "ab", "abc"]), temperature=4.0)] * 12
+    samplings = [asking(constraint_of("choices", ["a", "ab", "abc"]), temperature=4.0)] * 12
     found = answers(engine_of(model_dir, PROMPTS, samplings))
     assert {text_of(model_dir, answer) for answer in found} == {"a", "ab", "abc"}
     for answer in found:  # nothing can follow the longest, so that no step is spent on its end
@@ -226,8 +226,8 @@ def test_a_form_that_allows_what_is_said_anyway_changes_nothing(tiny_model: Mode
     # Bytes that are no text are in no grammar.
     kept = [row for row, text in enumerate(texts) if "\N{REPLACEMENT CHARACTER}" not in text]
     assert kept
-    anything = [asking(constraint(regex=r"[\s\S]*"), temperature=0.0, max_tokens=4)] * len(prompts)
-    after = answers(engine_of(model_dir, prompts, anything))
+    anything = asking(constraint_of("regex", r"[\s\S]*"), temperature=0.0, max_tokens=4)
+    after = answers(engine_of(model_dir, prompts, [anything] * len(prompts)))
     assert [said(before)[row] for row in kept] == [said(after)[row] for row in kept]
 
 
@@ -263,7 +263,7 @@ def test_no_answer_holds_a_special_token(tiny_model: Model) -> None:
     model_dir = tiny_model("llama")
     special = set(loaded(str(model_dir))[2].all_special_ids)
     assert EOS_TOKEN_ID in special
-    hot = asking(constraint(regex=r"[\s\S]{40}"), temperature=50.0, max_tokens=200)
+    hot = asking(constraint_of("regex", r"[\s\S]{40}"), temperature=50.0, max_tokens=200)
     for answer in answers(engine_of(model_dir, PROMPTS, [hot] * len(PROMPTS))):
         assert not special & set(answer.token_ids[:-1])
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemas import schemas, values_of
 
 from batchpipe.structured.column import column_of, column_of_schema
-from batchpipe.structured.constraint import constraint
+from batchpipe.structured.constraint import constraint_of
 
 TEXTS = pa.string()
 
@@ -108,9 +108,9 @@ def same(value: Any, found: Any) -> bool:
 
 
 def test_the_column_of_a_job_follows_who_may_ask() -> None:
-    choices = constraint(choices=["b", "a"])
-    schema = constraint(schema="age int")
-    regex = constraint(regex="a+")
+    choices = constraint_of("choices", ["b", "a"])
+    schema = constraint_of("schema", "age int")
+    regex = constraint_of("regex", "a+")
     column = column_of(choices, ["prompt"])
     assert column is not None
     found = column.array(pa.chunked_array([['"a"', None, '"b"']]))

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from batchpipe.errors import ConfigError
+from batchpipe.rows.parameters import constraint_in
 from batchpipe.structured.constraint import (
     BadConstraint,
-    constraint,
     constraint_of,
     labels_of,
     most_tokens,
@@ -26,14 +27,9 @@ class Ticket(BaseModel):
     urgent: bool = False
 
 
-def text_of(**asked: Any) -> str:
-    found = constraint(**asked)
-    assert found is not None
-    return found.text
-
-
 def test_nothing_asked_is_no_constraint() -> None:
-    assert constraint() is None
+    assert constraint_in({}) is None
+    assert constraint_in({"temperature": 0.5}) is None
 
 
 def test_choices_come_as_a_list_as_json_or_with_commas() -> None:
@@ -47,12 +43,11 @@ def test_choices_come_as_a_list_as_json_or_with_commas() -> None:
 
 def test_a_schema_comes_as_a_dict_as_text_or_as_a_pydantic_model() -> None:
     schema = Ticket.model_json_schema()
-    assert json.loads(text_of(schema=Ticket)) == schema
-    assert text_of(schema=schema) == text_of(schema=json.dumps(schema)) == text_of(schema=Ticket)
-    assert list(json.loads(text_of(schema={"properties": {"z": {}, "a": {}}}))["properties"]) == [
-        "z",
-        "a",
-    ]
+    found = constraint_of("schema", Ticket)
+    assert json.loads(found.text) == schema
+    assert constraint_of("schema", schema) == constraint_of("schema", json.dumps(schema)) == found
+    unsorted = constraint_of("schema", {"properties": {"z": {}, "a": {}}})
+    assert list(json.loads(unsorted.text)["properties"]) == ["z", "a"]
 
 
 def test_fields_in_a_line_are_a_schema() -> None:
@@ -127,8 +122,8 @@ def test_what_makes_no_sense_is_a_sentence(name: str, value: object, wrong: str)
 
 
 def test_two_forms_at_once_are_refused() -> None:
-    with pytest.raises(BadConstraint, match="choices and regex exclude each other"):
-        constraint(choices=["a", "b"], regex="a|b")
+    with pytest.raises(ConfigError, match="choices and regex exclude each other"):
+        constraint_in({"choices": ["a", "b"], "regex": "a|b"})
 
 
 def test_an_option_may_be_a_file_or_its_content(tmp_path: Any) -> None:

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from schemas import schemas, values_of
 
 from batchpipe.planner.request import Constraint
+from batchpipe.rows.parameters import constraint_in
 from batchpipe.structured.bounds import LARGEST, with_bounded_integers
-from batchpipe.structured.constraint import constraint
 from batchpipe.structured.grammars import matches
 from batchpipe.structured.judge import CUT, Judged, judge, matches_by_re
 
 
 def judged(text: str, *, cut: bool = False, **asked: Any) -> Judged:
-    found = constraint(**asked)
+    found = constraint_in(asked)
     assert found is not None
     verdicts = {judge(found, text, how, cut=cut) for how in (matches, matches_by_re)}
     assert len(verdicts) == 1, "both ways to know patterns agree"
