@@ -202,7 +202,7 @@ def _results(
 ) -> pa.Table:
     """The rows' results; ``early`` raises for rows that cannot be asked before any is."""
     if labels is not None:
-        asked = with_room(asked, labels)
+        asked = with_room(asked)
     if not len(asked.table):
         if labels is not None:
             return empty_choices_table(labels)

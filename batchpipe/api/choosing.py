@@ -14,11 +14,13 @@ from batchpipe.api.loaded import Loaded
 from batchpipe.errors import ConfigError
 from batchpipe.job.prepare import Job
 from batchpipe.journal.part_file import table_of
+from batchpipe.rows.parameters import constraint_in
 from batchpipe.rows.results import Result
 from batchpipe.running.answers import failed_results
 from batchpipe.running.progress import Watcher
 from batchpipe.running.score_in_memory import scoring_by
 from batchpipe.scoring import Choice, choose
+from batchpipe.structured.constraint import most_tokens
 
 PROBABILITIES, MARGIN = "probabilities", "margin"
 
@@ -62,13 +64,12 @@ def empty_choices_table(labels: Sequence[str]) -> pa.Table:
     return table.append_column(MARGIN, pa.array([], pa.float64()))
 
 
-def with_room(asked: Asked, labels: Sequence[str]) -> Asked:
-    """The same with prompts that leave room for the longest label, each token of which has a byte.
-
-    An end may follow the label.
-    """
-    most = max(len(label.encode()) for label in labels) + 1
-    return replace(asked, options={**asked.options, "sampling": {"max_tokens": most}})
+def with_room(asked: Asked) -> Asked:
+    """The same with prompts that leave room for the longest of the choices that are asked for."""
+    choices = constraint_in(asked.options["sampling"])
+    assert choices is not None, "choices are given"
+    sampling = {"max_tokens": most_tokens(choices)}
+    return replace(asked, options={**asked.options, "sampling": sampling})
 
 
 def _result(row: int, choice: Choice, labels: Sequence[str], prompt_tokens: int) -> Result:
