@@ -1,6 +1,6 @@
 """The result columns that tell how likely the model found each token, as Arrow has them.
 
-A token with what stood in its place is one struct; `bytes` and other forms follow from its id.
+A token with what stood in its place is one struct.
 """
 
 from __future__ import annotations
