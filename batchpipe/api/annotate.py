@@ -23,7 +23,8 @@ from batchpipe.api.choosing import (
 from batchpipe.api.frame_run import durable_results
 from batchpipe.api.frames import Frame, frame_of
 from batchpipe.api.keywords import SamplingKeywords, check_names, checked
-from batchpipe.api.llm import LLM, at_work, opened
+from batchpipe.api.llm import at_work
+from batchpipe.api.model import Model, check_model, opened
 from batchpipe.api.sampling import SamplingParams
 from batchpipe.api.sentences import in_python, python_words
 from batchpipe.api.watching import watching
@@ -54,7 +55,7 @@ DETAILS = (
 def annotate(
     frame: AnyFrame,
     *,
-    model: LLM | str | os.PathLike[str],
+    model: Model,
     template: str | None = None,
     prompt: str | None = None,
     messages: str | None = None,
@@ -130,8 +131,7 @@ def annotate(
     given = frame_of(frame)
     if errors not in ("null", "raise"):
         raise ConfigError(f"errors is {errors!r}; it must be 'null' or 'raise'")
-    if not isinstance(model, (LLM, str, os.PathLike)):
-        raise TypeError(f"model must be an LLM or a model's name, not {type(model).__name__}")
+    check_model(model)
     params = SamplingParams(**sampling)
     labels = _labels(params) if probabilities else None
     with python_words():
@@ -193,7 +193,7 @@ def _typed(results: pa.Table, sampling: dict[str, Any]) -> pa.Table:
 
 
 def _results(
-    model: LLM | str | os.PathLike[str],
+    model: Model,
     asked: Asked,
     labels: list[str] | None,
     watcher: Watcher,

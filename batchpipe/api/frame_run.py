@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchpipe.api.jobs import run_with
-from batchpipe.api.llm import LLM
+from batchpipe.api.model import Model
 from batchpipe.api.sentences import python_words
 from batchpipe.errors import ConfigError
 from batchpipe.journal.folder import open_folder
@@ -25,7 +24,7 @@ ROWS, RESULTS = "input.parquet", "results.parquet"
 
 
 def durable_results(
-    model: LLM | str | os.PathLike[str],
+    model: Model,
     table: pa.Table,
     options: dict[str, Any],
     run_dir: str,

@@ -17,6 +17,7 @@ from batchpipe.api.keywords import (
     checked,
 )
 from batchpipe.api.llm import LLM, at_work
+from batchpipe.api.model import Model, check_model
 from batchpipe.api.sentences import python_words
 from batchpipe.api.watching import watching
 from batchpipe.config import JobOptions, PlanOptions, RunOptions
@@ -27,8 +28,6 @@ from batchpipe.job.forms import check_own_form
 from batchpipe.running.job import run as run_job
 from batchpipe.running.progress import Progress, Watcher
 from batchpipe.running.summary import Summary
-
-Model = LLM | str | os.PathLike[str]
 
 
 def run(
@@ -69,9 +68,10 @@ def run(
         StoppedEarly: after Ctrl-C (`Interrupted`), SIGTERM, a budget or ``max_errors``; what is
             finished is on disk
         BatchpipeError: the run failed
-        TypeError: an unknown keyword
+        TypeError: an unknown keyword, or what is no model
     """
     check_names("run", options, RunKeywords.__annotations__)
+    check_model(model)
     given = checked(options)
     of_run = _taken(given, RunOptions)
     given["input"] = os.fspath(input)
@@ -105,9 +105,10 @@ def plan(
 
     Raises:
         ConfigError: for anything wrong with the request
-        TypeError: an unknown keyword
+        TypeError: an unknown keyword, or what is no model
     """
     check_names("plan", options, PlanKeywords.__annotations__)
+    check_model(model)
     given = checked(options)
     of_plan = _taken(given, PlanOptions)
     given["input"] = os.fspath(input)

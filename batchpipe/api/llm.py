@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from batchpipe.api.answering import request_outputs
 from batchpipe.api.keywords import checked
 from batchpipe.api.lists import is_list, kind_of, listed_prompts
 from batchpipe.api.loaded import Held, Loaded, load
-from batchpipe.api.outputs import RequestOutput, outputs_of
-from batchpipe.api.sampling import SamplingParams, samplings_of
+from batchpipe.api.outputs import RequestOutput
+from batchpipe.api.sampling import Params
 from batchpipe.api.score_outputs import ScoreOutput, score_outputs
 from batchpipe.api.sentences import python_words
-from batchpipe.api.watching import watching
 from batchpipe.config import JobOptions, RunOptions
-from batchpipe.job.forms import check_own_form
-from batchpipe.job.language import Language
-from batchpipe.job.prepare import default_sampling
-from batchpipe.job.prompt_list import prepare_list
-from batchpipe.running.in_memory import answer_in_memory
 from batchpipe.running.progress import Progress
 
-Params = SamplingParams | Sequence[SamplingParams | None] | None
 Chat = Sequence[Mapping[str, Any]]
 
 
@@ -137,7 +131,7 @@ class LLM:
         """
         each = listed_prompts(prompts)
         with at_work(self) as loaded:
-            return _answered(loaded, loaded.language, each, sampling_params, progress)
+            return request_outputs(loaded, loaded.language, each, sampling_params, progress)
 
     def chat(
         self,
@@ -173,7 +167,7 @@ class LLM:
         prompts = [{"messages": list(chat) if is_list(chat) else chat} for chat in chats]
         with at_work(self) as loaded:
             language = replace(loaded.language, chat_options=dict(chat_template_kwargs or {}))
-            return _answered(loaded, language, prompts, sampling_params, progress)
+            return request_outputs(loaded, language, prompts, sampling_params, progress)
 
     def score(
         self,
@@ -242,33 +236,6 @@ class LLM:
         return f"LLM({self.model!r}{', closed' if self.closed else ''})"
 
 
-@contextmanager
-def opened(model: LLM | str | os.PathLike[str]) -> Iterator[LLM]:
-    """The LLM, or one of this name that is closed afterwards."""
-    if isinstance(model, LLM):
-        yield model
-        return
-    with LLM(model) as llm:
-        yield llm
-
-
 def at_work(llm: LLM) -> AbstractContextManager[Loaded]:
     """The model of the LLM, for one call at a time; see `Held.at_work`."""
     return llm._held.at_work()
-
-
-def _answered(
-    loaded: Loaded,
-    language: Language,
-    prompts: Sequence[object],
-    params: Params,
-    progress: bool | Callable[[Progress], object],
-) -> list[RequestOutput]:
-    if isinstance(params, SamplingParams):
-        check_own_form(params.given())
-    defaults = default_sampling(loaded.options, language)
-    samplings = samplings_of(params, len(prompts), defaults)
-    listed = prepare_list(prompts, samplings, language, on_too_long=loaded.options.on_too_long)
-    watcher = watching(progress)
-    rows = answer_in_memory(listed.job, language, loaded.backend, loaded.dtype, watcher)
-    return outputs_of(listed, rows)

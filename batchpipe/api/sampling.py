@@ -60,8 +60,12 @@ class SamplingParams:
         return f"SamplingParams({', '.join(f'{n}={value!r}' for n, value in given.items())})"
 
 
+# Of all prompts, or one for each; None is what the model says.
+Params = SamplingParams | Sequence[SamplingParams | None] | None
+
+
 def samplings_of(
-    params: SamplingParams | Sequence[SamplingParams | None] | None,
+    params: Params,
     prompts: int,
     defaults: Sampling,
 ) -> list[Sampling | str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
-from batchpipe.api.llm import LLM, opened
+from batchpipe.api.model import Model, opened
 from batchpipe.api.score_outputs import ScoreOutput
 from batchpipe.running.progress import Progress
 
@@ -14,7 +13,7 @@ def score(
     prompts: object,
     continuations: object,
     *,
-    model: LLM | str | os.PathLike[str],
+    model: Model,
     progress: bool | Callable[[Progress], object] = False,
 ) -> list[ScoreOutput]:
     """How likely each continuation is behind the prompt in its place; nothing is drawn.
@@ -37,8 +36,7 @@ def score(
 
     Raises:
         ConfigError: there are not as many of both, or the model is not there or closed
+        TypeError: what is given is no list of prompts, or no model
     """
-    if not isinstance(model, (LLM, str, os.PathLike)):
-        raise TypeError(f"model must be an LLM or a model's name, not {type(model).__name__}")
     with opened(model) as llm:
         return llm.score(prompts, continuations, progress=progress)
