@@ -17,6 +17,7 @@ from torch import Tensor
 
 from batchpipe.planner.request import Constraint
 from batchpipe.rows.words import one_line
+from batchpipe.structured.bitmasks import apply_short_masks, mask_of
 from batchpipe.structured.bounds import with_bounded_integers
 from batchpipe.structured.constraint import labels_of
 
@@ -65,10 +66,11 @@ class Grammars:
     ) -> None:
         assert end_token_ids, "a grammar needs a token that ends an answer"
         self.vocab = vocab
-        self.ends = _mask_of(end_token_ids, vocab)
+        self.ends = mask_of(end_token_ids, vocab)
         self._uses = Counter(asked)
         self._tokenizer, self._end_token_ids = tokenizer, sorted(end_token_ids)
         self._compilers: dict[bool, xgrammar.GrammarCompiler] = {}  # by whether they are for JSON
+        self._silent: dict[bool, frozenset[int]] = {}  # tokens that spell nothing to a compiler
         self._filler = xgrammar.BatchGrammarMatcher()
         self._coming: Iterator[Constraint] = iter(list(self._uses))
         self._compiled: dict[Constraint, Future[Any]] = {}
@@ -85,6 +87,13 @@ class Grammars:
     def expect(self, constraint: Constraint) -> None:
         """One prompt more asks for it."""
         self._uses[constraint] += 1
+
+    def may_say(self, constraint: Constraint, token: int) -> bool:
+        """Whether the token spells anything; of one that does not a matcher complains on stderr.
+
+        There is a matcher for the constraint.
+        """
+        return token not in self._silent[constraint.kind == "schema"]
 
     def answered(self, constraint: Constraint) -> None:
         """One of the prompts that ask for it has its answer; after the last it is forgotten."""
@@ -111,13 +120,22 @@ class Grammars:
         masks: Tensor,  # [rows, vocab / 32] int32, on the CPU
         logits: Tensor,  # [rows, vocab]
         rows: list[int],
-    ) -> None:
-        """In these rows, what their masks do not allow has a score of -inf."""
+    ) -> set[int]:
+        """In these rows, what their masks do not allow has a score of -inf.
+
+        Returns:
+            The rows whose masks allow many tokens; on a GPU none, for nobody looks at them there.
+        """
         if logits.device.type != "cpu":  # no more than these rows is copied
             few = masks[rows].to(logits.device, non_blocking=True)
             masks = few.new_full(masks.shape, -1)
             masks[torch.tensor(rows, device=logits.device)] = few
-        xgrammar.apply_token_bitmask_inplace(logits, masks, indices=rows)
+            xgrammar.apply_token_bitmask_inplace(logits, masks, indices=rows)
+            return set()
+        wide = apply_short_masks(masks, logits, rows)
+        if wide:
+            xgrammar.apply_token_bitmask_inplace(logits, masks, indices=wide)
+        return set(wide)
 
     def _compile_next(self) -> None:
         for constraint in self._coming:
@@ -129,6 +147,7 @@ class Grammars:
         for_json = constraint.kind == "schema"
         if for_json not in self._compilers:
             tokens = _vocabulary(self._tokenizer, self.vocab, self._end_token_ids, for_json)
+            self._silent[for_json] = frozenset(tokens.special_token_ids) - {*self._end_token_ids}
             self._compilers[for_json] = _compiler(tokens)
         return self._compilers[for_json].compile_grammar(_grammar(constraint))
 
@@ -198,12 +217,3 @@ def _vocabulary(
         stop_token_ids=ends,
         add_prefix_space=found.add_prefix_space,
     )
-
-
-def _mask_of(token_ids: Collection[int], vocab: int) -> Tensor:  # [1, vocab / 32] int32
-    """The mask that allows these tokens alone."""
-    mask: Tensor = xgrammar.allocate_token_bitmask(1, vocab).zero_()
-    for token in token_ids:
-        bit = 1 << (token % 32)
-        mask[0, token // 32] |= bit - (1 << 32) if bit == 1 << 31 else bit
-    return mask

@@ -7,6 +7,7 @@ mask's work.
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -176,6 +177,24 @@ def test_a_label_that_begins_another_is_told_from_it_by_its_end(tiny_model: Mode
 def mixed() -> list[Sampling]:
     """Every second row has a form."""
     return [asking(FORMS[row // 2 % 4]) if row % 2 else FREE for row in range(len(PROMPTS))]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_token_that_is_tried_is_allowed_where_its_mask_allows_it(
+    tiny_model: Model, form: Constraint
+) -> None:
+    masks = engine_of(tiny_model("llama"), PROMPTS[:1], [asking(form)])._masks
+    assert masks is not None
+    draw = random.Random(0)
+    for _ in range(30):
+        mask = masks._grammars.full_masks(1)
+        masks._matcher(0).fill_next_token_bitmask(mask, 0)
+        [words] = mask.tolist()
+        allowed = [token for token in range(VOCAB_SIZE) if words[token // 32] >> token % 32 & 1]
+        assert [token for token in range(VOCAB_SIZE) if masks._allows(0, token)] == allowed
+        token = draw.choice(allowed)
+        if token == EOS_TOKEN_ID or masks.accept(0, token):
+            break
 
 
 def test_rows_without_a_form_draw_what_they_draw_alone(tiny_model: Model) -> None:
