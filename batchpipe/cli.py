@@ -5,32 +5,26 @@ from __future__ import annotations
 import errno
 import json
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import click
 
 import batchpipe
 from batchpipe.batch_commands import convert, run_batch
-from batchpipe.config import (
-    DTYPES,
-    ENGINES,
-    ON_TOO_LONG,
-    QUANTIZE,
-    SPECULATE,
-    JobOptions,
-    PlanOptions,
-    RunOptions,
-    retry_options,
+from batchpipe.command_options import (
+    DTYPE_OPTIONS,
+    ENGINE_OPTIONS,
+    JOB_OPTIONS,
+    SAMPLING_OPTIONS,
+    job_options_of,
+    with_options,
 )
+from batchpipe.config import PlanOptions, RunOptions, retry_options
 from batchpipe.errors import GOES_ON, BatchpipeError, Interrupted, StoppedEarly
 from batchpipe.job.collection import own_the_process
 from batchpipe.job.hidden_torch import hide_torch
-from batchpipe.planner.order import ORDERS
 from batchpipe.running.stop import Terminated, raising_terminated
-from batchpipe.structured.options import file_or_text
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXIT_CODES = """\b
 Exit codes:
@@ -45,129 +39,6 @@ Exit codes:
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
-DTYPE_OPTIONS = (
-    click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True),
-    click.option(
-        "--quantize",
-        type=click.Choice(QUANTIZE),
-        help="Round the weights as they load; needs batchpipe[quant] [default: not].",
-    ),
-)
-
-SAMPLING_OPTIONS = (
-    click.option("--max-tokens", type=int, help="Most tokens of an answer [default: 256]."),
-    click.option("--temperature", type=float, help="0 is greedy."),
-    click.option("--top-p", type=float),
-    click.option("--top-k", type=int),
-    click.option("--min-p", type=float),
-    click.option("--repetition-penalty", type=float),
-    click.option("--n", type=int, help="Answers per row; all of them go to `outputs`."),
-    click.option("--stop", multiple=True, help="Text that ends an answer; may be repeated."),
-    click.option("--stop-token-ids", type=int, multiple=True, help="Token that ends an answer."),
-    click.option("--ignore-eos", is_flag=True, default=None, help="Answer up to --max-tokens."),
-    click.option(
-        "--logprobs",
-        type=int,
-        help="Tell how likely each token was, and the N likeliest beside it (0: it alone).",
-    ),
-    click.option(
-        "--prompt-logprobs",
-        type=int,
-        help="The same of the prompt's tokens; with --max-tokens 0 nothing else is done.",
-    ),
-    click.option("--choices", help="The answer is one of these: 'a,b,c', or a JSON list."),
-    click.option(
-        "--schema",
-        callback=lambda context, option, given: _content(option, given),
-        help="The answer is JSON: a JSON Schema or its FILE, or fields such as 'name, age int'.",
-    ),
-    click.option("--regex", help="The whole answer matches this."),
-    click.option(
-        "--grammar",
-        callback=lambda context, option, given: _content(option, given),
-        help="The answer is what the GBNF grammar in this FILE produces.",
-    ),
-)
-
-ENGINE_OPTIONS = (
-    click.option(
-        "--engine",
-        type=click.Choice(ENGINES),
-        default=ENGINES[0],
-        show_default=True,
-        help="What answers: batchpipe itself, vLLM in this process, or a server's OpenAI API.",
-    ),
-    click.option("--base-url", help="The server of --engine openai: http://localhost:8000/v1."),
-    click.option(
-        "--served-model",
-        help="What the server calls the model [default: the only one that it lists, else -m].",
-    ),
-    click.option("--api-key-env", help="Name of the environment variable with the server's key."),
-    click.option("--concurrency", type=int, help="Most requests under way at once [default: 64]."),
-)
-
-JOB_OPTIONS = (
-    click.option("-m", "--model", required=True, help="Hub id or local directory."),
-    click.option(
-        "--template",
-        help="Jinja template over the columns, e.g. 'Sentiment of: {{ text }}', or @FILE.",
-    ),
-    click.option("--prompt-column", help="Column that is the prompt, if not `prompt`."),
-    click.option("--id-column", help="Column that names the rows, if not `request_id`."),
-    click.option("--limit", type=click.IntRange(min=1), help="Only the first N rows."),
-    click.option("--seed", type=int, default=0, show_default=True),
-    click.option("--order", type=click.Choice(list(ORDERS)), default="planned", show_default=True),
-    click.option("--kv-memory", default="auto", show_default=True, help="Memory for KV, e.g. 4GB."),
-    *DTYPE_OPTIONS,
-    click.option(
-        "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True
-    ),
-    click.option(
-        "--on-too-long",
-        type=click.Choice(ON_TOO_LONG),
-        default="error",
-        show_default=True,
-        help="What becomes of a prompt longer than the model's context.",
-    ),
-    click.option(
-        "--speculate",
-        type=click.Choice(SPECULATE),
-        default="auto",
-        show_default=True,
-        help="Guess tokens ahead where few answers run and that pays; no answer changes.",
-    ),
-    click.option(
-        "--machine",
-        help="Plan by this machine's profile: a name such as h200, or a .json file "
-        "[default: what `calibrate` measured here].",
-    ),
-    click.option(
-        "--served-model-name",
-        "served_model_names",
-        multiple=True,
-        help="What OpenAI batch lines call the model, if not by -m; may be repeated.",
-    ),
-    click.option("--price-per-hour", type=float, help="What an hour of the machine costs."),
-    click.option("--revision", help="Revision of a hub model."),
-    click.option(
-        "--trust-remote-code", is_flag=True, help="Run code that comes with the model [off]."
-    ),
-    click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout."),
-)
-
-
-def _content(option: click.Parameter, given: str | None) -> str | None:
-    return None if given is None else file_or_text(str(option.name), given)
-
-
-def _with(options: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
-    def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
 
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(batchpipe.__version__, prog_name="batchpipe")
@@ -177,7 +48,7 @@ def commands() -> None:
 
 @commands.command(epilog=EXIT_CODES)
 @click.argument("input")
-@_with(JOB_OPTIONS)
+@with_options(JOB_OPTIONS)
 @click.option("-o", "--out", required=True, help="Results: .parquet, .jsonl, .jsonl.gz or .zst.")
 @click.option("--run-dir", help="Where the run keeps its state [default: OUT.run].")
 @click.option("--overwrite", is_flag=True, help="Discard OUT and the run directory.")
@@ -190,8 +61,8 @@ def commands() -> None:
 @click.option("--budget-hours", type=float, help="Stop, resumably, after so many hours.")
 @click.option("--budget-cost", type=float, help="The same by cost; needs --price-per-hour.")
 @click.option("--with-token-ids", is_flag=True, help="Also write `output_token_ids`.")
-@_with(ENGINE_OPTIONS)
-@_with(SAMPLING_OPTIONS)
+@with_options(ENGINE_OPTIONS)
+@with_options(SAMPLING_OPTIONS)
 def run(as_json: bool, **given: Any) -> None:
     """Plan, execute and write the answers to INPUT (Parquet or JSONL; file, directory or glob).
 
@@ -202,7 +73,7 @@ def run(as_json: bool, **given: Any) -> None:
     from batchpipe.running.job import run as run_job
 
     own = {name: given.pop(name) for name in RunOptions.__dataclass_fields__}
-    summary = run_job(_job_options(given), RunOptions(**own))
+    summary = run_job(job_options_of(given), RunOptions(**own))
     _print(summary, as_json)
     sys.exit(summary.exit_code)
 
@@ -266,7 +137,7 @@ def report(run_dir: str, out: str | None, as_json: bool) -> None:
 
 @commands.command()
 @click.argument("input")
-@_with(JOB_OPTIONS)
+@with_options(JOB_OPTIONS)
 @click.option("--simulate", is_flag=True, help="Play the whole job and tell how it went.")
 @click.option("--compare", is_flag=True, help="Play it in every order, side by side.")
 @click.option("-o", "--out", help="Also write the plan here (.parquet).")
@@ -276,7 +147,7 @@ def report(run_dir: str, out: str | None, as_json: bool) -> None:
     help="Tell which answers of this run stay valid, and plan only the other rows.",
 )
 @click.option("--step-tokens", type=click.IntRange(min=1), help="Most tokens in one forward pass.")
-@_with(SAMPLING_OPTIONS)
+@with_options(SAMPLING_OPTIONS)
 def plan(as_json: bool, **given: Any) -> None:
     """Show what a run of INPUT would compute, share, need and cost, without loading the model.
 
@@ -289,12 +160,12 @@ def plan(as_json: bool, **given: Any) -> None:
     from batchpipe.explain.preview import preview
 
     own = {name: given.pop(name) for name in PlanOptions.__dataclass_fields__}
-    _print(preview(_job_options(given), PlanOptions(**own)), as_json)
+    _print(preview(job_options_of(given), PlanOptions(**own)), as_json)
 
 
 @commands.command()
 @click.option("-m", "--model", help="Hub id or local directory [default: a random 30M Llama].")
-@_with(DTYPE_OPTIONS)
+@with_options(DTYPE_OPTIONS)
 @click.option(
     "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True
 )
@@ -318,7 +189,7 @@ def calibrate(
 @commands.command()
 @click.option("-o", "--out", default="demo-results.parquet", show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N tickets.")
-@_with(DTYPE_OPTIONS)
+@with_options(DTYPE_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="One JSON summary on stdout.")
 def demo(out: str, limit: int | None, dtype: str, quantize: str | None, as_json: bool) -> None:
     """Label shipped support tickets with a shipped tiny model and print the accuracy."""
@@ -329,18 +200,6 @@ def demo(out: str, limit: int | None, dtype: str, quantize: str | None, as_json:
 
 commands.add_command(run_batch)
 commands.add_command(convert)
-
-
-def _job_options(given: dict[str, Any]) -> JobOptions:
-    """The given options; those that are none of the job's own are about sampling."""
-    own = {name: given.pop(name) for name in list(given) if name in JobOptions.__dataclass_fields__}
-    own["served_model_names"] = list(own["served_model_names"]) or None
-    sampling = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in given.items()
-        if value is not None and value != ()
-    }
-    return JobOptions(sampling=sampling, **own)
 
 
 def _print(report: Any, as_json: bool) -> None:
