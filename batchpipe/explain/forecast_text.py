@@ -11,12 +11,12 @@ from batchpipe.explain.layout import (
     INDENT,
     as_html,
     columns,
-    figure,
     money_text,
     table,
     time_text,
     wrapped,
 )
+from batchpipe.explain.played import PlayedOrder, comparison, simulation_lines
 from batchpipe.job.expected_time import ExpectedTime
 from batchpipe.planner.advice import Advice
 from batchpipe.planner.explain import DensityBin, explain_density
@@ -34,24 +34,6 @@ class JobTimes:
     memory_seconds: float  # T_mem: every decode reads its whole context
     bound_seconds: float  # T_o: the larger of both
     saved_key_seconds: float  # of T_mem, by reading shared prefixes once; an upper bound
-
-
-@dataclass(frozen=True, slots=True)
-class PlayedOrder:
-    """An order that was played to its end, and the policy that made it."""
-
-    order: str
-    policy: str
-    simulation: Simulation
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, the simulation's among them."""
-        played = self.simulation
-        return {
-            "policy": self.policy,
-            **asdict(played),
-            "share_of_bound": played.share_of_bound,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +116,9 @@ class Preview:
         if self.runnable:
             parts += [table(self._time()), explain_density(self.density_bins)]
         if self.simulation is not None:
-            parts.append("simulated\n" + table(_simulation(self.simulation)))
+            parts.append("simulated\n" + table(simulation_lines(self.simulation)))
         if self.compared:
-            parts.append(columns(_comparison(self.compared), left=2))
+            parts.append(columns(comparison(self.compared), left=2))
         if self.advice:
             parts.append(self._advice())
         if self.plan_file is not None:
@@ -149,8 +131,8 @@ class Preview:
             self._contents(),
             self.tree,
             self._time() if self.runnable else "",
-            {} if self.simulation is None else _simulation(self.simulation),
-            _comparison(self.compared) if self.compared else "",
+            {} if self.simulation is None else simulation_lines(self.simulation),
+            comparison(self.compared) if self.compared else "",
             self._advice() if self.advice else "",
         )
 
@@ -230,50 +212,6 @@ class Preview:
             f"{hours} at {self.price_per_hour:g} an hour: costs {money_text(cost)}, "
             f"at most {money_text(most)}"
         )
-
-
-def _simulation(played: Simulation) -> dict[str, str]:
-    return {
-        "  makespan": f"{time_text(played.makespan_seconds)}",
-        "  tokens/s": f"{played.tokens_per_second:,.0f}",
-        "  steps": f"{played.steps:,} of {played.mean_step_tokens:,.0f} tokens on average",
-        "  computing": f"{played.compute_utilisation:.1%} of the time",
-        "  reading keys": f"{played.memory_utilisation:.1%} of the time",
-        "  peak KV": f"{played.peak_kv_tokens:,} tokens",
-        "  preemptions": f"{played.preemptions:,}, "
-        f"{played.recomputed_tokens:,} tokens computed again",
-        "  T_o": f"{time_text(played.bound_seconds)}, {played.share_of_bound:.1%} of the makespan",
-    }
-
-
-COMPARED = (
-    "order", "policy", "makespan s", "tokens/s", "steps", "tokens/step", "compute", "memory",
-    "peak KV", "preempted", "recomputed", "T_o share",
-)  # fmt: skip
-
-
-def _comparison(compared: Sequence[PlayedOrder]) -> list[list[str]]:
-    """One row an order, below the names of the columns."""
-    rows = [list(COMPARED)]
-    for each in compared:
-        played = each.simulation
-        rows.append(
-            [
-                each.order,
-                each.policy,
-                figure(played.makespan_seconds, 4),
-                f"{played.tokens_per_second:,.0f}",
-                f"{played.steps:,}",
-                f"{played.mean_step_tokens:,.0f}",
-                f"{played.compute_utilisation:.1%}",
-                f"{played.memory_utilisation:.1%}",
-                f"{played.peak_kv_tokens:,}",
-                f"{played.preemptions:,}",
-                f"{played.recomputed_tokens:,}",
-                f"{played.share_of_bound:.1%}",
-            ]
-        )
-    return rows
 
 
 def _advice(advice: Advice) -> str:

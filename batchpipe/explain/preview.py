@@ -18,7 +18,8 @@ from batchpipe.errors import ConfigError
 from batchpipe.explain.advise import advise
 from batchpipe.explain.against.change import Change
 from batchpipe.explain.against.comparison import compare
-from batchpipe.explain.forecast_text import JobTimes, PlayedOrder, Preview
+from batchpipe.explain.forecast_text import JobTimes, Preview
+from batchpipe.explain.played import PlayedOrder
 from batchpipe.job.asked_rows import Asking
 from batchpipe.job.excerpt import excerpt
 from batchpipe.job.expected_time import expected_time, is_measured, profile_error
