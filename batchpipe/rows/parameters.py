@@ -2,116 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from batchpipe.errors import ConfigError
 from batchpipe.planner.request import Constraint, Sampling
 from batchpipe.rows.batch import Rows
-from batchpipe.rows.words import shown
-from batchpipe.structured.constraint import KINDS, BadConstraint, constraint_of, most_tokens
-
-
-class _BadValue(ValueError):
-    """The message is a sentence with the column, the value and the range."""
-
-
-def _integer(column: str, value: object, allowed: str) -> int:
-    """JSON and pandas write whole numbers as floats too; a bool is no number."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    raise _BadValue(f"{column} is {shown(value)}; it must be {allowed}")
-
-
-def _whole(lowest: int, highest: int, allowed: str) -> Callable[[str, object], int]:
-    def check(column: str, value: object) -> int:
-        number = _integer(column, value, allowed)
-        if not lowest <= number <= highest:
-            raise _BadValue(f"{column} is {number}; it must be {allowed}")
-        return number
-
-    return check
-
-
-def _real(within: Callable[[float], bool], allowed: str) -> Callable[[str, object], float]:
-    def check(column: str, value: object) -> float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            try:
-                number = float(value)
-            except OverflowError:
-                number = math.inf
-            if math.isfinite(number) and within(number):
-                return number
-        raise _BadValue(f"{column} is {shown(value)}; it must be {allowed}")
-
-    return check
-
-
-def _top_k(column: str, value: object) -> int:
-    return max(
-        0, _whole(-1, _LARGEST, "a whole number of 1 or more, or 0 or -1 for off")(column, value)
-    )
-
-
-def _stop(column: str, value: object) -> tuple[str, ...]:
-    texts = [value] if isinstance(value, str) else value
-    if isinstance(texts, (list, tuple)) and all(isinstance(t, str) and t for t in texts):
-        return tuple(texts)
-    raise _BadValue(f"{column} is {shown(value)}; it must be a text or a list of texts, none empty")
-
-
-def _stop_token_ids(column: str, value: object) -> tuple[int, ...]:
-    if isinstance(value, (list, tuple)):
-        with suppress(_BadValue):
-            return tuple(_TOKEN_ID(column, token) for token in value)
-    raise _BadValue(
-        f"{column} is {shown(value)}; it must be a list of token ids, whole numbers of 0 or more"
-    )
-
-
-def _flag(column: str, value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise _BadValue(f"{column} is {shown(value)}; it must be true or false")
-
-
-def _constraint(column: str, value: object) -> Constraint:
-    try:
-        return constraint_of(column, value)
-    except BadConstraint as bad:
-        raise _BadValue(str(bad)) from bad
-
-
-MOST_LOGPROBS = 20  # likeliest tokens beside each; vLLM's own limit, and OpenAI's
-
-_LARGEST = 2**63 - 1
-_TOKEN_ID = _whole(0, 2**31 - 1, "a token id")
-_POSITIVE = _whole(1, _LARGEST, "a whole number of 1 or more")
-_LIMIT_ALLOWED = "a whole number of 1 or more, or 0 beside prompt_logprobs"
-_LIKELIEST = _whole(0, MOST_LOGPROBS, f"a whole number from 0, the token alone, to {MOST_LOGPROBS}")
-
-# Field of Sampling -> check of a value that is not null.
-CHECKS: dict[str, Callable[[str, object], object]] = {
-    "max_tokens": _whole(0, _LARGEST, _LIMIT_ALLOWED),
-    "temperature": _real(lambda x: x >= 0, "a number of 0 or more"),
-    "top_p": _real(lambda x: 0 < x <= 1, "a number above 0 and up to 1"),
-    "top_k": _top_k,
-    "min_p": _real(lambda x: 0 <= x <= 1, "a number from 0 to 1"),
-    "repetition_penalty": _real(lambda x: x > 0, "a number above 0"),
-    "n": _POSITIVE,
-    "seed": _whole(-_LARGEST - 1, _LARGEST, "a whole number of 64 bits"),
-    "stop": _stop,
-    "stop_token_ids": _stop_token_ids,
-    "ignore_eos": _flag,
-    "constraint": _constraint,
-    "logprobs": _LIKELIEST,
-    "prompt_logprobs": _LIKELIEST,
-}
+from batchpipe.rows.parameter_values import CHECKS, LIMIT_ALLOWED, BadValue
+from batchpipe.structured.constraint import KINDS, constraint_of, most_tokens
 
 # Column -> field of Sampling. Of a row's several names for one field the first here counts.
 COLUMNS: dict[str, str] = {
@@ -134,7 +33,7 @@ def check_sampling(**values: object) -> Sampling:
         raise ConfigError(f"{unknown[0]} is no sampling parameter; they are {', '.join(COLUMNS)}")
     try:
         return _overridden(Sampling(), list(values), list(values.values()))
-    except _BadValue as bad:
+    except BadValue as bad:
         raise ConfigError(str(bad)) from bad
 
 
@@ -149,7 +48,7 @@ def sampled_by(defaults: Sampling, given: Mapping[str, object]) -> Sampling | st
     """The defaults with these parameters in their place, or a sentence on what is wrong."""
     try:
         return _limited(_overridden(defaults, list(given), list(given.values())))
-    except _BadValue as bad:
+    except BadValue as bad:
         return str(bad)
 
 
@@ -165,8 +64,8 @@ def check_overrides(values: Mapping[str, object]) -> None:
         try:
             checked = CHECKS[COLUMNS[name]](name, value)
             if (COLUMNS[name], checked) == ("max_tokens", 0) and "prompt_logprobs" not in values:
-                raise _BadValue(f"{name} is 0; it must be {_LIMIT_ALLOWED}")
-        except _BadValue as bad:
+                raise BadValue(f"{name} is 0; it must be {LIMIT_ALLOWED}")
+        except BadValue as bad:
             raise ConfigError(str(bad)) from bad
 
 
@@ -195,7 +94,7 @@ class SamplingReader:
         if overrides and not self._columns:
             try:
                 _overridden(self._defaults, [], [])
-            except _BadValue as bad:
+            except BadValue as bad:
                 raise ConfigError(str(bad)) from bad
 
     def read(self, rows: Rows) -> list[Sampling | str]:
@@ -218,7 +117,7 @@ class SamplingReader:
     def _sampling(self, row: tuple[object, ...]) -> Sampling | str:
         try:
             sampling = _limited(_overridden(self._defaults, self._columns, row))
-        except _BadValue as bad:
+        except BadValue as bad:
             return str(bad)
         return self._equal.setdefault(sampling, sampling)
 
@@ -248,7 +147,7 @@ def _overridden(defaults: Sampling, columns: Sequence[str], values: Sequence[obj
         if value is None:
             continue
         if field in chosen and field in _TWINS:
-            raise _BadValue(f"{named[field]} and {column} {_TWINS[field]}: give one")
+            raise BadValue(f"{named[field]} and {column} {_TWINS[field]}: give one")
         if field not in chosen:
             chosen[field] = CHECKS[field](column, value)
             named[field] = column
@@ -256,14 +155,14 @@ def _overridden(defaults: Sampling, columns: Sequence[str], values: Sequence[obj
     if sampling.max_tokens == 0 and sampling.prompt_logprobs is None:
         given = zip(columns, values, strict=True)
         limits = [name for name, v in given if COLUMNS[name] == "max_tokens" and v is not None]
-        raise _BadValue(f"{(*limits, 'max_tokens')[0]} is 0; it must be {_LIMIT_ALLOWED}")
+        raise BadValue(f"{(*limits, 'max_tokens')[0]} is 0; it must be {LIMIT_ALLOWED}")
     if sampling.n > 1 and sampling.temperature == 0:
-        raise _BadValue(
+        raise BadValue(
             f"n is {sampling.n} at temperature 0; all samples would be equal: "
             f"n must be 1 or the temperature above 0"
         )
     if sampling.ignore_eos and sampling.constraint is not None:
-        raise _BadValue(f"ignore_eos and {sampling.constraint.kind} exclude each other: give one")
+        raise BadValue(f"ignore_eos and {sampling.constraint.kind} exclude each other: give one")
     return sampling
 
 
