@@ -9,33 +9,29 @@ from dataclasses import replace
 
 from batchpipe.config import JobOptions, RetryOptions, RunOptions, allowed_errors, budget_hours
 from batchpipe.errors import ConfigError, Interrupted, StoppedEarly
-from batchpipe.job.fingerprint import check_unchanged, settings_fingerprint
-from batchpipe.job.language import load_config
+from batchpipe.job.fingerprint import check_unchanged
 from batchpipe.journal.folder import Folder, open_folder
 from batchpipe.journal.journal import Journal
 from batchpipe.journal.lock import hold
 from batchpipe.journal.manifest import read_manifest
-from batchpipe.journal.summary_file import read_summary
 from batchpipe.rows.logprob_columns import asked_columns
-from batchpipe.rows.output_path import check_output, output_exists
+from batchpipe.rows.output_path import check_output
 from batchpipe.rows.parameters import check_overrides, constraint_in
 from batchpipe.rows.results import write_results
-from batchpipe.rows.template import Template
 from batchpipe.running.answering import TOO_MANY_ERRORS, Limits
 from batchpipe.running.answers import failed_results
 from batchpipe.running.batch_lines import check_form, openai_form, tell_bad_lines
 from batchpipe.running.begin import (
-    OF_THE_INPUT,
     Begun,
     Ready,
     begin,
-    input_states,
     known_run,
     make_ready,
     real_path,
 )
-from batchpipe.running.engines import Backend, computing
+from batchpipe.running.engines import Backend
 from batchpipe.running.execute import Executed, execute
+from batchpipe.running.finished import exit_code, finished_before, with_exit_code
 from batchpipe.running.progress import ProgressBar, Watcher
 from batchpipe.running.summary import Summary
 from batchpipe.running.tally import Tally
@@ -97,18 +93,18 @@ def _run(
     folder = open_folder(run_options.run_dir or f"{run_options.out}.run")
     own_output = _check_places(folder, options, run_options)
     if own_output and retry is None:
-        finished = _finished(folder, options, run_options)
-        if finished is not None:
+        complete = finished_before(folder, options, run_options)
+        if complete is not None:
             if watcher is None:
                 print(f"{folder.name}: this run is complete, nothing to do", file=sys.stderr)
-            return finished
+            return complete
     ready = make_ready(options, run_options, backend)
     check_form(ready.source, run_options)
     with hold(folder) as lock:
         begun = begin(ready, folder, lock, run_options, retry)
         journal = begun.journal
         if retry is not None and journal.summary is not None:  # there is nothing to repair
-            return _again(Summary(**journal.summary), run_options)
+            return with_exit_code(Summary(**journal.summary), run_options)
         tell_bad_lines(begun.job)
         journal.add(failed_results(begun.job.faults))
         journal.flush()
@@ -156,41 +152,6 @@ def _check_places(folder: Folder, options: JobOptions, run_options: RunOptions) 
     own_output = known is not None and known.output == real_path(out)
     check_output(out, overwrite=run_options.overwrite or own_output, source=options.input)
     return own_output
-
-
-def _finished(folder: Folder, options: JobOptions, run_options: RunOptions) -> Summary | None:
-    """The summary of this run where all of it is done, OUT with these very columns included.
-
-    Nothing of the input is read: what tells cheaply of a change says that there was none.
-    """
-    known, found = read_manifest(folder), read_summary(folder)
-    if known is None or found is None or run_options.overwrite:
-        return None
-    summary = Summary(**found)
-    if summary.with_token_ids != run_options.with_token_ids:
-        return None
-    if summary.repairs != len(known.repairs) or not output_exists(run_options.out):
-        return None
-    if known.facts["input_states"] != input_states(options.input):
-        return None
-    template = None if options.template is None else Template.from_option(options.template)
-    if options.served_model is None:  # a server that is gone by now need not name it
-        options = replace(options, served_model=known.fingerprint.get("served_model"))
-    config = load_config(options)
-    _, dtype = computing(options, config)
-    settings = settings_fingerprint(options, template, config, dtype)
-    if settings != {n: part for n, part in known.fingerprint.items() if n not in OF_THE_INPUT}:
-        return None
-    return _again(summary, run_options)
-
-
-def _again(summary: Summary, run_options: RunOptions) -> Summary:
-    """The summary of a run that is complete, and the exit code by what is tolerated now."""
-    return replace(summary, exit_code=_exit_code(summary.failed, summary.rows, run_options))
-
-
-def _exit_code(failed: int, rows: int, run_options: RunOptions) -> int:
-    return 3 if failed > allowed_errors(run_options.max_errors, rows) else 0
 
 
 def _limits(journal: Journal, run_options: RunOptions, ends_at: float | None) -> Limits:
@@ -263,7 +224,7 @@ def _summary(
         run_dir=journal.folder.name,
         with_token_ids=run_options.with_token_ids,
         repairs=len(journal.manifest.repairs),
-        exit_code=_exit_code(failed, tally.rows, run_options),
+        exit_code=exit_code(failed, tally.rows, run_options),
         engine=options.engine,
         served_model=options.served_model,
         invalid_output=tally.invalid,
