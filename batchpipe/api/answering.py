@@ -10,8 +10,8 @@ from batchpipe.api.sampling import Params, SamplingParams, samplings_of
 from batchpipe.api.watching import watching
 from batchpipe.job.forms import check_own_form
 from batchpipe.job.language import Language
-from batchpipe.job.prepare import default_sampling
 from batchpipe.job.prompt_list import prepare_list
+from batchpipe.job.row_sampling import default_sampling
 from batchpipe.running.in_memory import answer_in_memory
 from batchpipe.running.progress import Progress
 

@@ -22,7 +22,9 @@ from batchpipe.job.fingerprint import (
 from batchpipe.job.history import load_history
 from batchpipe.job.language import Language, load_config, load_language
 from batchpipe.job.plan_job import Target, plan_job
-from batchpipe.job.prepare import Job, Remaining, open_job, parameter_columns, prepare
+from batchpipe.job.prepare import Job, open_job, prepare
+from batchpipe.job.remaining import Remaining
+from batchpipe.job.row_sampling import parameter_columns
 from batchpipe.journal.folder import Folder
 from batchpipe.journal.journal import Journal
 from batchpipe.journal.lock import Lock
