@@ -35,9 +35,8 @@ from batchpipe.report.scale import axis
 from batchpipe.report.time_plots import timelines
 
 TEMPLATES = Path(__file__).parent / "templates"
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
-)  # control characters that HTML has no room for
+# Control characters that HTML has no room for.
+_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 EMPTY = "–"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,10 +41,8 @@ class ShownRows:
         good = pc.equal(table["status"], "success")
         failed = _rows(table.filter(pc.invert(good)), rank=_by_row, most=MOST_FAILED)
         examples = _rows(table.filter(good), rank=_by_chance, most=MOST_EXAMPLES)
-        self._failed = sorted(self._failed + failed, key=lambda each: each.row)[:MOST_FAILED]
-        self._examples = sorted(
-            self._examples + examples, key=lambda each: (each.row * SPREAD) % (1 << 32)
-        )[:MOST_EXAMPLES]
+        self._failed = _first(self._failed + failed, rank=_by_row, most=MOST_FAILED)
+        self._examples = _first(self._examples + examples, rank=_by_chance, most=MOST_EXAMPLES)
 
     @property
     def failed(self) -> tuple[ShownRow, ...]:
@@ -61,20 +60,26 @@ class ShownRows:
         return {each.row for each in (*self._failed, *self._examples)}
 
 
-Ranks = npt.NDArray[np.uint64]
+Numbers = npt.NDArray[np.uint64]
+Rank = Callable[[Numbers], Numbers]  # of rows; the first by it are shown
 
 
-def _by_row(rows: Ranks) -> Ranks:
+def _by_row(rows: Numbers) -> Numbers:
     return rows
 
 
-def _by_chance(rows: Ranks) -> Ranks:
+def _by_chance(rows: Numbers) -> Numbers:
     return (rows * np.uint64(SPREAD)) % np.uint64(1 << 32)
 
 
-def _rows(table: pa.Table, *, rank: object, most: int) -> list[ShownRow]:
+def _first(rows: list[ShownRow], *, rank: Rank, most: int) -> list[ShownRow]:
+    """Those of least rank."""
+    ranks = rank(np.array([each.row for each in rows], dtype=np.uint64))
+    return [rows[place] for place in np.argsort(ranks, kind="stable")[:most].tolist()]
+
+
+def _rows(table: pa.Table, *, rank: Rank, most: int) -> list[ShownRow]:
     """The rows of least rank."""
-    assert callable(rank)
     ranks = rank(table["ordinal"].to_numpy().astype(np.uint64))
     some = table.take(pa.array(np.argsort(ranks, kind="stable")[:most]))
     return [
