@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import Any
 
 import click
 
+from batchpipe.command_options import DEVICE_OPTION, tell
 from batchpipe.config import DTYPES, JobOptions, RunOptions
 from batchpipe.errors import ConfigError
 
@@ -55,7 +55,7 @@ INSTEAD = {
 @click.option("--output-tmp-dir", help="Where the run keeps its state [default: beside OUT].")
 @click.option("--max-model-len", type=int, help="Most tokens of prompt and answer together.")
 @click.option("--dtype", type=click.Choice(list(DTYPE_NAMES)), default="auto", show_default=True)
-@click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto")
+@DEVICE_OPTION
 @click.option("--kv-memory", default="auto", show_default=True, help="Memory for KV, e.g. 4GB.")
 @click.option("--step-tokens", type=click.IntRange(min=1), help="Most tokens in one forward pass.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -85,7 +85,7 @@ def run_batch(context: click.Context, /, **given: Any) -> None:
     )
     own = {name: given[name] for name in ("overwrite", "max_errors", "step_tokens")}
     summary = run_job(options, RunOptions(out=out, run_dir=run_dir, **own))
-    click.echo(json.dumps(summary.as_json()) if given["as_json"] else str(summary))
+    tell(summary, given["as_json"])
     sys.exit(summary.exit_code)
 
 
@@ -109,7 +109,7 @@ def convert(input: str, out: str, source: str | None, to: str | None, **given: A
 
     as_json = given.pop("as_json")
     done = convert_file(ConvertOptions(input, out, source, to, **given))
-    click.echo(json.dumps(done.as_json()) if as_json else str(done))
+    tell(done, as_json)
 
 
 def _refuse_engine_flags(arguments: list[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -13,11 +12,13 @@ import click
 import batchpipe
 from batchpipe.batch_commands import convert, run_batch
 from batchpipe.command_options import (
+    DEVICE_OPTION,
     DTYPE_OPTIONS,
     ENGINE_OPTIONS,
     JOB_OPTIONS,
     SAMPLING_OPTIONS,
     job_options_of,
+    tell,
     with_options,
 )
 from batchpipe.config import PlanOptions, RunOptions, retry_options
@@ -74,7 +75,7 @@ def run(as_json: bool, **given: Any) -> None:
 
     own = {name: given.pop(name) for name in RunOptions.__dataclass_fields__}
     summary = run_job(job_options_of(given), RunOptions(**own))
-    _print(summary, as_json)
+    tell(summary, as_json)
     sys.exit(summary.exit_code)
 
 
@@ -109,7 +110,7 @@ def retry(
     from batchpipe.running.job import retry as retry_rows
 
     summary = retry_rows(run_dir, asked)
-    _print(summary, as_json)
+    tell(summary, as_json)
     sys.exit(summary.exit_code)
 
 
@@ -121,7 +122,7 @@ def status(run_dir: str, as_json: bool) -> None:
     from batchpipe.journal.folder import open_folder
     from batchpipe.journal.status import describe
 
-    _print(describe(open_folder(run_dir)), as_json)
+    tell(describe(open_folder(run_dir)), as_json)
 
 
 @commands.command()
@@ -132,7 +133,7 @@ def report(run_dir: str, out: str | None, as_json: bool) -> None:
     """Write one HTML page about a run, finished or not, that opens in any browser, offline."""
     from batchpipe.report.command import report as write_report
 
-    _print(write_report(run_dir, out), as_json)
+    tell(write_report(run_dir, out), as_json)
 
 
 @commands.command()
@@ -160,15 +161,13 @@ def plan(as_json: bool, **given: Any) -> None:
     from batchpipe.explain.preview import preview
 
     own = {name: given.pop(name) for name in PlanOptions.__dataclass_fields__}
-    _print(preview(job_options_of(given), PlanOptions(**own)), as_json)
+    tell(preview(job_options_of(given), PlanOptions(**own)), as_json)
 
 
 @commands.command()
 @click.option("-m", "--model", help="Hub id or local directory [default: a random 30M Llama].")
 @with_options(DTYPE_OPTIONS)
-@click.option(
-    "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True
-)
+@DEVICE_OPTION
 @click.option("--quick", is_flag=True, help="Measure a quarter of the steps.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON report on stdout.")
 def calibrate(
@@ -183,7 +182,7 @@ def calibrate(
     from batchpipe.job.calibrate import calibrate as measure_machine
 
     report = measure_machine(model, dtype=dtype, quantize=quantize, device=device, quick=quick)
-    _print(report, as_json)
+    tell(report, as_json)
 
 
 @commands.command()
@@ -195,15 +194,11 @@ def demo(out: str, limit: int | None, dtype: str, quantize: str | None, as_json:
     """Label shipped support tickets with a shipped tiny model and print the accuracy."""
     from batchpipe.demo.command import run_demo
 
-    _print(run_demo(out, limit, dtype=dtype, quantize=quantize), as_json)
+    tell(run_demo(out, limit, dtype=dtype, quantize=quantize), as_json)
 
 
 commands.add_command(run_batch)
 commands.add_command(convert)
-
-
-def _print(report: Any, as_json: bool) -> None:
-    click.echo(json.dumps(report.as_json(), ensure_ascii=False) if as_json else str(report))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -1,13 +1,14 @@
-"""Options that several commands share, and the job that they describe."""
+"""What several commands share: their options, the job that these describe, and how they report."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
-from batchpipe.config import DTYPES, ENGINES, ON_TOO_LONG, QUANTIZE, SPECULATE, JobOptions
+from batchpipe.config import DEVICES, DTYPES, ENGINES, ON_TOO_LONG, QUANTIZE, SPECULATE, JobOptions
 from batchpipe.planner.order import ORDERS
 from batchpipe.structured.options import file_or_text
 
@@ -17,6 +18,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def _content(context: click.Context, option: click.Parameter, given: str | None) -> str | None:
     return None if given is None else file_or_text(str(option.name), given)
 
+
+DEVICE_OPTION = click.option(
+    "--device", type=click.Choice(DEVICES), default=DEVICES[0], show_default=True
+)
 
 DTYPE_OPTIONS = (
     click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True),
@@ -92,9 +97,7 @@ JOB_OPTIONS = (
     click.option("--order", type=click.Choice(list(ORDERS)), default="planned", show_default=True),
     click.option("--kv-memory", default="auto", show_default=True, help="Memory for KV, e.g. 4GB."),
     *DTYPE_OPTIONS,
-    click.option(
-        "--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True
-    ),
+    DEVICE_OPTION,
     click.option(
         "--on-too-long",
         type=click.Choice(ON_TOO_LONG),
@@ -152,3 +155,8 @@ def job_options_of(given: dict[str, Any]) -> JobOptions:
         if value is not None and value != ()
     }
     return JobOptions(sampling=sampling, **own)
+
+
+def tell(report: Any, as_json: bool) -> None:
+    """The report stands on stdout, for a person or as one line of JSON."""
+    click.echo(json.dumps(report.as_json(), ensure_ascii=False) if as_json else str(report))

@@ -13,6 +13,7 @@ from batchpipe.errors import ConfigError
 
 ENGINES = ("batchpipe", "openai", "vllm")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
 QUANTIZE = ("int8", "int4", "float8")
 STATUSES = ("success", "error", "invalid_output")
 FINISH_REASONS = ("stop", "length")

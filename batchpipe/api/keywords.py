@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any, TypedDict
 
 from batchpipe.api.forms import plain_forms
-from batchpipe.config import DTYPES, ENGINES, ON_TOO_LONG, QUANTIZE, SPECULATE
+from batchpipe.config import DEVICES, DTYPES, ENGINES, ON_TOO_LONG, QUANTIZE, SPECULATE
 from batchpipe.errors import ConfigError
 from batchpipe.planner.order import ORDERS
 from batchpipe.rows.words import shown
@@ -99,7 +99,7 @@ class PlanKeywords(JobKeywords, total=False):
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "dtype": DTYPES,
-    "device": ("auto", "cpu", "cuda"),
+    "device": DEVICES,
     "quantize": (None, *QUANTIZE),
     "order": tuple(ORDERS),
     "speculate": SPECULATE,
