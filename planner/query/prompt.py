@@ -10,10 +10,10 @@ from batchpipe.planner.query.graph import Operator, QueryGraph
 ANSWER = "output"  # the field that holds what a model said, as it said it
 ASSISTANT = "assistant"  # the role of a message that a model wrote
 
-# "⟨0⟩" alone, "⟨=...⟩" with any number of them within. What follows "⟨=" ends where another piece
-# begins or the text does: it is only looked at for the columns that it names.
+# "⟨0⟩" alone, or "⟨=...⟩" with any number of them within. A "⟩" of the author's may end the latter
+# early: only estimates look at where it ends.
 _NUMBER = re.compile(r"⟨(\d+)⟩")
-_PIECE = re.compile(r"⟨(?:\d+|=[^⟨]*(?:⟨(?:\d+|<)⟩[^⟨⟩]*)*)⟩")
+_PIECE = re.compile(r"⟨(?:\d+|=[^⟨⟩]*(?:⟨(?:\d+|<)⟩[^⟨⟩]*)*)⟩")
 
 
 @dataclass(frozen=True, slots=True)
