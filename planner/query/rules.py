@@ -158,7 +158,6 @@ def reuse_answers(graph: QueryGraph, _: Statistics) -> QueryGraph:
             if earlier.kind == "llm"
             and f"{earlier.name}.{ANSWER}" in map(graph.column, later.reads)
             and earlier.models[0] == later.models[0]
-            and earlier.level in graph.path(later.level)
             and begins_with_answer(graph, later, earlier)
         ]
         if not found:

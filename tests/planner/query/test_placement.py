@@ -17,7 +17,7 @@ def random_stages(seed: int, most: int) -> tuple[list[Stage], dict[str, ModelSiz
     """A random DAG over two to four models of which not all fit together."""
     draw = Random(seed)
     models = {
-        name: ModelSize(draw.randint(2, 9) * GB, draw.choice((1.0, 5.0, 20.0)) * draw.random())
+        name: ModelSize(draw.randint(2, 6) * GB, draw.choice((1.0, 5.0, 20.0)) * draw.random())
         for name in "abcd"[: draw.randint(2, 4)]
     }
     stages = [

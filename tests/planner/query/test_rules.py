@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 
 import pytest
 from interpreter import Interpreter
@@ -237,6 +238,30 @@ def test_shared_text_stands_first_in_blocks_without_an_order() -> None:
         results: free.output, fixed.output
         """,
     )
+
+
+def test_blocks_stay_as_written_where_that_shares_more() -> None:
+    """Ten texts of three hundred tokens before five labels: the labels first would cost more."""
+    statistics = Statistics(
+        rows={INPUT: 1000},
+        distinct={("text",): 10, ("genre",): 5},
+        column_tokens={"text": 300, "genre": 1},
+    )
+    asked = step("a", "llm", "text", "genre", blocks=("⟨0⟩", "⟨1⟩"), order_free=True)
+    graph = workflow(asked, outputs=("a.output",))
+    assert shared_text_first(graph, statistics) == graph
+    few = {**statistics.distinct, ("text",): 1000}
+    moved = shared_text_first(graph, replace(statistics, distinct=few))
+    assert moved.by_name["a"].block_order == (1, 0)
+
+
+def test_blocks_stay_as_written_where_they_begin_with_an_answer() -> None:
+    first = step("first", "llm", "text", blocks=("⟨0⟩",))
+    blocks = ("⟨0⟩", "⟨1⟩", "Be brief.")
+    asked = step("next", "llm", "text", "first.output", blocks=blocks, order_free=True)
+    graph = workflow(first, asked, outputs=("next.output",))
+    found = optimise(graph, STATISTICS).graph.by_name["next"]
+    assert (found.block_order, found.extends) == ((), "first")
 
 
 def test_twins_but_for_the_order_of_their_blocks_are_found() -> None:
