@@ -8,7 +8,8 @@ from typing import Any
 from batchpipe.api.forms import plain_forms
 from batchpipe.errors import ConfigError
 from batchpipe.planner.request import Sampling
-from batchpipe.rows.parameters import CHECKS, COLUMNS, check_overrides, sampled_by
+from batchpipe.rows.parameter_values import CHECKS
+from batchpipe.rows.parameters import COLUMNS, check_overrides, sampled_by
 from batchpipe.rows.words import shown
 from batchpipe.structured.constraint import KINDS as FORMS
 from batchpipe.structured.constraint import constraint_of
