@@ -146,14 +146,16 @@ class Masks:
         return sampling.temperature == 0 and sampling.repetition_penalty == 1
 
     def _allows(self, index: int, token: int) -> bool:
+        is_allowed = self._accepts(index, token)
+        if is_allowed:
+            self._matcher(index).rollback(1)
+        return is_allowed
+
+    def _accepts(self, index: int, token: int) -> bool:
+        """The matcher has seen the token, if that may come next."""
         matcher, constraint = self._matcher(index), self._constraint(index)
         assert constraint is not None, f"prompt {index} has no constraint"
-        if not self._grammars.may_say(constraint, token):
-            return False
-        is_allowed = bool(matcher.accept_token(token))
-        if is_allowed:
-            matcher.rollback(1)
-        return is_allowed
+        return self._grammars.may_say(constraint, token) and bool(matcher.accept_token(token))
 
     def _fill_behind_guesses(self, masks: Tensor, place: _Place) -> None:
         """The place's mask is what may follow the answer and the guessed tokens.
@@ -163,7 +165,7 @@ class Masks:
         matcher = self._matcher(place.index)
         accepted = 0
         for token in place.guessed:
-            if not matcher.accept_token(token):
+            if not self._accepts(place.index, token):
                 break
             accepted += 1
         if accepted == len(place.guessed) and not matcher.is_terminated():
