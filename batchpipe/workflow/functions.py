@@ -4,39 +4,52 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from batchpipe.rows.words import one_line
+from batchpipe.rows.words import one_line, shown
 from batchpipe.workflow.names import Fault
 
 Function = Callable[[list[dict[str, Any]]], Any]
 
 
 def imported(function: Function | str) -> Function:
-    """The function itself. Modules are also looked for in the working directory.
+    """The function itself, whose module may also lie in the working directory.
 
     Raises:
-        Fault: there is no such module or function
+        Fault: there is none
     """
     if not isinstance(function, str):
         return function
-    module, _, name = function.partition(":")
-    here = os.getcwd()
-    sys.path.append(here)
+    module_name, colon, name = function.partition(":")
+    if not (module_name and colon and name):
+        raise Fault(f"its function is {shown(function)}; write module:function", "python")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # last: it hides no installed module
     try:
-        found = getattr(import_module(module), name, None)
-    except Exception as error:  # a module may raise anything while it is imported
-        cause = one_line(f"{type(error).__name__}: {error}")
-        raise Fault(f"python: the module {module} cannot be imported: {cause}", "python") from error
-    finally:
-        sys.path.remove(here)
-    if found is None:
-        raise Fault(f"python: the module {module} has no {name}", "python")
+        found = import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # importing runs the user's code
+        cause = one_line(str(error)) or type(error).__name__
+        raise Fault(
+            f"its function {function} cannot be imported: {cause}; modules are looked up among "
+            f"the installed ones and in the working directory",
+            "python",
+        ) from error
     if not callable(found):
-        raise Fault(f"python: {function} is no function but {type(found).__name__}", "python")
-    return found  # type: ignore[no-any-return]
+        raise Fault(f"{function} is no function but {shown(found)}", "python")
+    called: Function = found
+    return called
+
+
+def row_keys(reads: Sequence[str]) -> dict[str, str]:
+    """What each column is called in a row: its last name, or all of it where two share that."""
+    last = {read: read.rpartition(".")[2] for read in reads}
+    count = Counter(last.values())
+    return {read: name if count[name] == 1 else read for read, name in last.items()}
 
 
 def name_of(function: Function | str) -> str:

@@ -76,7 +76,8 @@ class Keys:
         value = self.get(name, default)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or math.isinf(value) or not 0 < value <= most:
             limit = "" if most == math.inf else f" and up to {most:g}"
             raise Fault(f"{name} is {shown(value)}; it must be a number above 0{limit}", name)
         return float(value)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchpipe.planner.query.graph import EXPLODE, FILTER, INPUT, MAP, REDUCE, Operator
-from batchpipe.workflow.fields import fields_of, key_field
-from batchpipe.workflow.functions import is_named, name_of
+from batchpipe.workflow.fields import fields_of
+from batchpipe.workflow.functions import is_named, name_of, row_keys
 from batchpipe.workflow.level_of import LevelTree
 from batchpipe.workflow.names import Fault
 from batchpipe.workflow.readings import Reading, body_texts, text_keys
@@ -117,7 +117,7 @@ def _arguments(step: Step, said: Said) -> dict[str, Any]:
             return {
                 "function": name_of(step.function),
                 "reads": [said(f"reads[{place}]") for place in range(len(step.reads))],
-                "called": [key_field(column) for column in step.reads],
+                "called": list(row_keys(step.reads).values()),
             }
         case Filter():
             return {"condition": said("filter")}

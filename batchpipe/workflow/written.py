@@ -156,7 +156,8 @@ def _python(keys: Keys) -> dict[str, Any]:
     function = keys.get("python")
     if not callable(function):
         module, colon, name = keys.text("python").partition(":")
-        if not colon or not all(part.isidentifier() for part in (*module.split("."), name)):
+        words = (*module.split("."), *name.split("."))
+        if not colon or not all(word.isidentifier() for word in words):
             raise Fault(f"python is {shown(function)}; write module:function", "python")
     writes = keys.texts("writes", "names")
     if not writes or not all(name.isidentifier() for name in writes):

@@ -145,8 +145,8 @@ class _Loader(yaml.SafeLoader):
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+0123456789."),
+    ("int", r"[-+]?(0|[1-9][0-9]{0,18})", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", "-+0123456789."),
     ("merge", r"<<", "<"),
 ):
     _Loader.add_implicit_resolver(
@@ -156,8 +156,8 @@ for _tag, _pattern, _first in (
 
 def _parsed(text: str, source: str) -> tuple[object, dict[str, int]]:
     """The content, and the line of each key and list element by its path."""
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             raise ConfigError(f"the workflow {source} is empty; write steps: {{name: {{...}}}}")
@@ -176,9 +176,7 @@ def _parsed(text: str, source: str) -> tuple[object, dict[str, int]]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: this is no YAML: {error}") from error
     except RecursionError as error:
-        raise ConfigError(f"{source}: it contains itself; remove the alias") from error
-    finally:
-        loader.dispose()
+        raise ConfigError(f"{source}: it contains itself, or lies too deep in itself") from error
 
 
 def _walked(node: yaml.Node, path: str = "") -> Iterator[tuple[str, int, bool]]:

@@ -111,6 +111,19 @@ def test_functions_within_others_have_no_twins() -> None:
     assert not lowered(flow, INPUTS).graph.operators[0].is_pure
 
 
+def test_functions_that_see_other_names_are_no_twins() -> None:
+    flow = bp.Workflow(models={"m": "x"})
+    for name, said in (("a", "x"), ("b", "y"), ("c", "x"), ("d", "y")):
+        flow.llm(name, "m", template=said)
+    for name, reads in (("f", ["a.output"]), ("g", ["c.output"])):
+        flow.python(name, "json:dumps", reads=reads, writes=["x"])
+    for name, reads in (("h", ["a.output", "b.output"]), ("i", ["c.output", "d.output"])):
+        flow.python(name, "json:dumps", reads=reads, writes=["x"])
+    f, g, h, i = lowered(flow.flow, INPUTS).graph.operators[-4:]
+    assert f.arguments == g.arguments  # both see "output"
+    assert h.arguments != i.arguments  # one sees "a.output", the other "c.output"
+
+
 def test_types_of_parquet_columns_are_known() -> None:
     kind = pa.struct([("names", pa.list_(pa.large_string())), ("year", pa.int16())])
     found = type_of_arrow(kind)
@@ -181,10 +194,16 @@ def test_types_of_parquet_columns_are_known() -> None:
         ),
         (
             A + "  p: {python: 'nowhere:x', reads: [], writes: [y]}",
-            "module nowhere cannot be import",
+            "its function nowhere:x cannot be imp",
         ),
-        (A + "  p: {python: 'json:x', reads: [], writes: [y]}", "the module json has no x"),
-        (A + "  p: {python: 'json:__name__', reads: [], writes: [y]}", "is no function but str"),
+        (
+            A + "  p: {python: 'json:x', reads: [], writes: [y]}",
+            "json:x cannot be imported",
+        ),
+        (
+            A + "  p: {python: 'json:__name__', reads: [], writes: [y]}",
+            "is no function but 'json'",
+        ),
         (
             A + "  p: {python: 'json:dumps', reads: [a], writes: [y]}",
             r"reads\[0\]: a is a step, not",

@@ -46,6 +46,27 @@ def test_plain_words_stay_words() -> None:
     assert step.sampling["stop"] == ("on", "2020-01-01")
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("1e-3", 1e-3), (".5", 0.5), ("2", 2.0), ("010", None), ("1_0", None), ("0x1", None)],
+)
+def test_numbers_are_as_in_json(written: str, read: float | None) -> None:
+    text = SMALL + f"    temperature: {written}\n"
+    if read is None:
+        with pytest.raises(ConfigError, match=f"temperature is '{written}'; it must be a number"):
+            flow_of_text(text, "f")
+        return
+    step = flow_of_text(text, "f").by_name["a"]
+    assert isinstance(step, Llm)
+    assert step.sampling["temperature"] == read
+
+
+@pytest.mark.parametrize("text", ["a: \x00", "[" * 100_000, "steps: {? [a] : b}", "--- a\n--- b"])
+def test_what_no_parser_takes_is_one_sentence(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^f"):
+        flow_of_text(text, "f")
+
+
 def test_what_is_not_said_is_greedy_and_votes_are_not() -> None:
     flow = flow_of_text(YAML, "flow.yaml")
     chat, verdict = flow.by_name["chat"], flow.by_name["verdict"]

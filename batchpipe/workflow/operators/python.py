@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
-import sys
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 from batchpipe.errors import ConfigError
 from batchpipe.rows.words import listed, one_line, shown
+from batchpipe.workflow.functions import imported, row_keys
+from batchpipe.workflow.names import Fault
 from batchpipe.workflow.operators.plain import NotPlain, plain
 from batchpipe.workflow.outcome import Outcome
 from batchpipe.workflow.steps import Python
@@ -96,41 +95,11 @@ class Function:
         return f"{what} ({_file(frame.filename)}:{frame.lineno})"
 
 
-def row_keys(reads: Sequence[str]) -> dict[str, str]:
-    """What each column is called in a row: its last name, or all of it where two share that."""
-    last = {read: read.rpartition(".")[2] for read in reads}
-    count = Counter(last.values())
-    return {read: name if count[name] == 1 else read for read, name in last.items()}
-
-
 def _function(step: Python) -> Callable[[list[Row]], Any]:
-    """The function itself, looked up also in the working directory.
-
-    Raises:
-        ConfigError: there is none
-    """
-    if not isinstance(step.function, str):
-        return step.function
-    module_name, colon, name = step.function.partition(":")
-    if not (module_name and colon and name):
-        raise ConfigError(
-            f"{step.place}: its function is {shown(step.function)}; write module:function"
-        )
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())  # last: it hides no installed module
     try:
-        function = import_module(module_name)
-        for part in name.split("."):
-            function = getattr(function, part)
-    except Exception as error:  # importing runs the user's code
-        cause = one_line(str(error)) or type(error).__name__
-        raise ConfigError(
-            f"{step.place}: its function {step.function} cannot be imported: {cause}; modules are "
-            f"looked up among the installed ones and in the working directory"
-        ) from error
-    if not callable(function):
-        raise ConfigError(f"{step.place}: {step.function} is no function but {shown(function)}")
-    return function
+        return imported(step.function)
+    except Fault as fault:
+        raise ConfigError(f"{step.place}: {fault}") from fault
 
 
 def _is_no_list(made: object) -> bool:
