@@ -17,6 +17,8 @@ from batchpipe.command_options import (
     ENGINE_OPTIONS,
     JOB_OPTIONS,
     SAMPLING_OPTIONS,
+    check_with_workflow,
+    check_without_workflow,
     job_options_of,
     tell,
     with_options,
@@ -64,11 +66,13 @@ def commands() -> None:
 @click.option("--with-token-ids", is_flag=True, help="Also write `output_token_ids`.")
 @with_options(ENGINE_OPTIONS)
 @with_options(SAMPLING_OPTIONS)
-def run(as_json: bool, **given: Any) -> None:
+@click.pass_context
+def run(context: click.Context, /, as_json: bool, **given: Any) -> None:
     """Plan, execute and write the answers to INPUT (Parquet or JSONL; file, directory or glob).
 
     The same command goes on where a stopped run was.
     """
+    check_without_workflow(context)
     if given["engine"] == "openai":
         hide_torch()
     from batchpipe.running.job import run as run_job
@@ -137,8 +141,13 @@ def report(run_dir: str, out: str | None, as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("input")
+@click.argument("input", required=False)
 @with_options(JOB_OPTIONS)
+@click.option(
+    "--workflow",
+    metavar="FILE",
+    help="Plan the workflow in this YAML file, over INPUT or, without one, over a single row.",
+)
 @click.option("--simulate", is_flag=True, help="Play the whole job and tell how it went.")
 @click.option("--compare", is_flag=True, help="Play it in every order, side by side.")
 @click.option("-o", "--out", help="Also write the plan here (.parquet).")
@@ -149,7 +158,8 @@ def report(run_dir: str, out: str | None, as_json: bool) -> None:
 )
 @click.option("--step-tokens", type=click.IntRange(min=1), help="Most tokens in one forward pass.")
 @with_options(SAMPLING_OPTIONS)
-def plan(as_json: bool, **given: Any) -> None:
+@click.pass_context
+def plan(context: click.Context, /, as_json: bool, workflow: str | None, **given: Any) -> None:
     """Show what a run of INPUT would compute, share, need and cost, without loading the model.
 
     INPUT may also be a length trace: columns input_len, output_len and perhaps hash_ids.
@@ -158,6 +168,15 @@ def plan(as_json: bool, **given: Any) -> None:
     lengths are unknown, widened by what the machine's profile may err, 15 % measured, 40 % guessed.
     """
     hide_torch()
+    if workflow is not None:
+        from batchpipe.workflow.explain import plan_workflow
+        from batchpipe.workflow.yaml_file import read_flow
+
+        check_with_workflow(context, ("input", "workflow", "limit", "machine", "as_json"))
+        chosen = {name: given[name] for name in ("input", "limit", "machine")}
+        tell(plan_workflow(read_flow(workflow), **chosen), as_json)
+        return
+    check_without_workflow(context)
     from batchpipe.explain.preview import preview
 
     own = {name: given.pop(name) for name in PlanOptions.__dataclass_fields__}

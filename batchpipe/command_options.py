@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import click
 
 from batchpipe.config import DEVICES, DTYPES, ENGINES, ON_TOO_LONG, QUANTIZE, SPECULATE, JobOptions
+from batchpipe.errors import ConfigError
 from batchpipe.planner.order import ORDERS
 from batchpipe.structured.options import file_or_text
 
@@ -85,7 +86,7 @@ ENGINE_OPTIONS = (
 )
 
 JOB_OPTIONS = (
-    click.option("-m", "--model", required=True, help="Hub id or local directory."),
+    click.option("-m", "--model", help="Hub id or local directory."),
     click.option(
         "--template",
         help="Jinja template over the columns, e.g. 'Sentiment of: {{ text }}', or @FILE.",
@@ -160,3 +161,31 @@ def job_options_of(given: dict[str, Any]) -> JobOptions:
 def tell(report: Any, as_json: bool) -> None:
     """The report stands on stdout, for a person or as one line of JSON."""
     click.echo(json.dumps(report.as_json(), ensure_ascii=False) if as_json else str(report))
+
+
+def check_with_workflow(context: click.Context, allowed: Collection[str]) -> None:
+    """Only these options, by their Python names, were given beside ``--workflow``.
+
+    Raises:
+        ConfigError: another was
+    """
+    for param in context.command.params:
+        name = str(param.name)
+        source = context.get_parameter_source(name)
+        if source is click.core.ParameterSource.COMMANDLINE and name not in allowed:
+            raise ConfigError(
+                f"{param.opts[-1]} has no meaning with --workflow, whose file says what each step "
+                f"asks and how each model is loaded; leave it out"
+            )
+
+
+def check_without_workflow(context: click.Context) -> None:
+    """The input and the model are given, which a workflow's file may do without.
+
+    Raises:
+        click.MissingParameter: one is not
+    """
+    for param in context.command.params:
+        if param.name in ("input", "model") and context.params.get(param.name) is None:
+            hint = "'INPUT'" if param.name == "input" else None
+            raise click.MissingParameter(ctx=context, param=param, param_hint=hint)

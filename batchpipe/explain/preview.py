@@ -161,7 +161,7 @@ def _prepared(
         options,
         config,
         device="cuda" if options.device == "cuda" else "cpu",
-        dtype=_dtype(options.dtype, language),
+        dtype=planned_dtype(options.dtype, language),
         step_tokens=asked.step_tokens,
         elsewhere=True,
     )
@@ -178,7 +178,7 @@ def _prepared(
     return prepare(options, source, template, language, asking=asking), language, target
 
 
-def _dtype(wanted: str, language: Language) -> str:
+def planned_dtype(wanted: str, language: Language) -> str:
     """As a run would choose on a device that computes bfloat16 natively."""
     stored = str(getattr(language.config, "dtype", None) or "float32").removeprefix("torch.")
     dtype = stored if wanted == "auto" else wanted

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from batchpipe.errors import ConfigError
 from batchpipe.workflow.names import Fault
 from batchpipe.workflow.steps import Flow
 from batchpipe.workflow.surroundings import database_url, model_choice, shown_columns
 from batchpipe.workflow.written import step_of
+
+if TYPE_CHECKING:
+    from batchpipe.workflow.explain import WorkflowPlan
 
 Model = str | os.PathLike[str] | Mapping[str, Any]
 Messages = Sequence[Mapping[str, str]]
@@ -266,6 +269,34 @@ class Workflow:
         shown = {**self._flow.output, **shown_columns(columns), **shown_columns(labelled)}
         self._flow = replace(self._flow, output=shown)
         return self
+
+    def plan(
+        self,
+        input: str | os.PathLike[str] | None = None,
+        *,
+        limit: int | None = None,
+        machine: str | None = None,
+    ) -> WorkflowPlan:
+        """What a run over this input would ask, before and after the rules that make it smaller.
+
+        Reads the input, the models' tokenizers and configurations, and no weights. Without an input
+        the workflow is planned for a single row. ``machine`` names a profile, such as ``"h200"``.
+
+        >>> import batchpipe as bp
+        >>> from batchpipe.demo.prompt import MODEL_DIR
+        >>> flow = bp.Workflow(models={"tiny": MODEL_DIR})
+        >>> _ = flow.llm("about", "tiny", template="What is {{ title }} about?")
+        >>> _ = flow.llm("again", "tiny", template="What is {{ title }} about?")
+        >>> plan = flow.output("about.output", "again.output").plan()
+        >>> plan.before.calls, plan.after.calls, plan.optimised.graph.same_as
+        (2.0, 1.0, {'again': 'about'})
+
+        Raises:
+            ConfigError: something in the workflow cannot work
+        """
+        from batchpipe.workflow.explain import plan_workflow
+
+        return plan_workflow(self._flow, input, limit=limit, machine=machine)
 
     def _add(self, kind: str, name: str, subject: object, given: Mapping[str, Any]) -> Self:
         try:

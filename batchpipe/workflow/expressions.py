@@ -165,7 +165,7 @@ class _Columns(NodeTransformer):
             if name in self._names.fields:
                 raise Fault(f"{name} is a step; give this variable another name", line=node.lineno)
             return node
-        if name in _functions() and name not in self._names.inputs:
+        if name in function_names() and name not in self._names.inputs:
             if name == "lipsum":
                 raise Fault("lipsum would differ each time it is asked", line=node.lineno)
             return node
@@ -183,7 +183,7 @@ class _Columns(NodeTransformer):
     def _is_step(self, node: nodes.Name) -> bool:
         """True also of what is nothing at all, and was probably meant as a step."""
         return node.name in self._free and not (
-            node.name in self._names.inputs or node.name in _functions()
+            node.name in self._names.inputs or node.name in function_names()
         )
 
     def _column(self, node: nodes.Node, name: str, field: str | None) -> str:
@@ -227,7 +227,8 @@ def _cause(error: Exception) -> str:
 
 
 @cache
-def _functions() -> frozenset[str]:
+def function_names() -> frozenset[str]:
+    """Names that mean a function in a template where no column has them."""
     return frozenset(sandbox().globals)
 
 

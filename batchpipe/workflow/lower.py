@@ -16,6 +16,7 @@ from batchpipe.config import JobOptions
 from batchpipe.errors import ConfigError
 from batchpipe.planner.query.graph import INPUT, QueryGraph
 from batchpipe.rows.words import listed
+from batchpipe.workflow.expressions import function_names
 from batchpipe.workflow.fields import checked_types, fields_of
 from batchpipe.workflow.functions import imported
 from batchpipe.workflow.level_of import LevelTree
@@ -77,13 +78,46 @@ def check_models(flow: Flow) -> None:
     """
     from batchpipe.job.language import load_config
 
-    for name, choice in flow.models.items():
-        own = {o: v for o, v in choice.options.items() if o in JobOptions.__dataclass_fields__}
+    for name, options in model_options(flow).items():
         try:
-            load_config(JobOptions(input="", model=choice.model, **own))
+            load_config(options)
         except ConfigError as error:
             error.args = (f"model {name} of {flow.source}: {error}",)
             raise
+
+
+def model_options(flow: Flow) -> dict[str, JobOptions]:
+    """How each model is loaded, as the options of a job without rows."""
+    return {
+        name: JobOptions(
+            input="",
+            model=choice.model,
+            **{n: v for n, v in choice.options.items() if n in JobOptions.__dataclass_fields__},
+        )
+        for name, choice in flow.models.items()
+    }
+
+
+def columns_read(flow: Flow) -> tuple[str, ...]:
+    """The columns that an input must have: all that the steps read and none of them makes.
+
+    Raises:
+        ConfigError: a mistake in a step's texts
+    """
+    made = {step.name: tuple(fields_of(step)) for step in flow.steps}
+    names = Names(_AnyColumn(made), made)
+    found: dict[str, None] = {}
+    for step in flow.steps:
+        for reading in _placed(flow, step, readings_of, names).values():
+            found |= dict.fromkeys(column for column in reading.columns if "." not in column)
+    return tuple(found)
+
+
+class _AnyColumn(frozenset[str]):
+    """The columns of an input that is not known: any name but these, of steps, and functions'."""
+
+    def __contains__(self, name: object) -> bool:
+        return name not in function_names() and not super().__contains__(name)
 
 
 def _placed(
