@@ -20,15 +20,17 @@ def explain_query(plan: QueryPlan) -> str:
     phases: dict[str, list[int]] = {}
     for number, phase in enumerate(plan.placement.phases, 1):
         for stage in phase.stages:
-            phases.setdefault(plan.placement.stages[stage].operator, []).append(number)
+            numbers = phases.setdefault(plan.placement.stages[stage].operator, [])
+            if number not in numbers:  # of a vote or a cascade, whose models are there together
+                numbers.append(number)
 
     def told(operator: Operator) -> str:
         said = step_line(plan.optimised, operator)
         if seconds := plan.seconds[operator.name]:
             said += f"; {_seconds(seconds)}"
         if operator.name in phases:
-            numbers = [str(number) for number in phases[operator.name]]
-            said += f" in phase{'s' if len(numbers) > 1 else ''} {listed(numbers)}"
+            when = [str(number) for number in phases[operator.name]]
+            said += f" in phase{'s' if len(when) > 1 else ''} {listed(when)}"
         return said
 
     parts = [explain_rules(plan.optimised), graph_tree(plan.graph, told), explain_phases(plan)]
