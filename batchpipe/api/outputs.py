@@ -14,7 +14,8 @@ from batchpipe.api.sentences import in_python
 from batchpipe.job.prompt_list import PromptList
 from batchpipe.planner.request import TokenIds
 from batchpipe.rows.results import FinishReason, Status
-from batchpipe.running.answers import FINISH_REASONS, Row
+from batchpipe.running.answers import Row
+from batchpipe.running.said import FINISH_REASONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,24 +9,13 @@ from typing import Any
 import numpy as np
 
 from batchpipe.engine.answer import Answer
-from batchpipe.engine.text import finish_text
 from batchpipe.job.language import Language
 from batchpipe.job.prepare import Job
 from batchpipe.planner.plan import Plan
-from batchpipe.rows.results import FinishReason, Result
+from batchpipe.rows.results import Result
 from batchpipe.running.logprob_cells import LogprobCells
-from batchpipe.structured.judge import Judged, Matches, judge
-
-FINISH_REASONS: dict[str, FinishReason] = {
-    "eos": "stop",
-    "stop_string": "stop",
-    "complete": "stop",
-    "length": "length",
-}
-NO_ANSWER = {
-    "nan": "the model's scores were not numbers (NaN or all -inf)",
-    "stuck": "the model has no token that goes on as the row's {kind} wants",
-}
+from batchpipe.running.said import FINISH_REASONS, Said, read
+from batchpipe.structured.judge import Judged, Matches
 
 
 def failed_results(faults: Mapping[int, str], *, but: Container[int] = ()) -> list[Result]:
@@ -111,13 +100,14 @@ class Answers:
 
     def _row(self, ordinal: int, parts: list[_Part]) -> Row:
         answers = tuple(answer for part in parts for answer in part.samples)
-        faults = [self._fault(answer) for answer in answers if _is_fault(answer)]
+        said = [self._read(answer) for answer in answers]
+        faults = [each.fault for each in said if each.fault is not None]
         if faults:
             return Row(Result.failed(ordinal, faults[0]), answers)
-        texts = tuple(self._text(answer) for answer in answers)
+        texts = tuple(each.text for each in said)
         reasons = tuple(FINISH_REASONS[answer.ended_by] for answer in answers)
         several = len(texts) > 1
-        judged = [self._judged(*each) for each in zip(answers, texts, strict=True)]
+        judged = [each.judged for each in said]
         wrong = _wrong(judged)
         result = Result(
             ordinal=ordinal,
@@ -136,6 +126,9 @@ class Answers:
         )
         return Row(result, answers)
 
+    def _read(self, answer: Answer) -> Said:
+        return read(answer, self._plan.samplings[answer.index], self._language, self._matches)
+
     def _told(self, samples: Sequence[Answer]) -> dict[str, Any]:
         """How likely the model found the tokens, where the row asked for it."""
         cells = [
@@ -153,31 +146,6 @@ class Answers:
             told["prompt_logprobs"] = self._logprobs.cell(prompt, found)
         return told
 
-    def _text(self, answer: Answer) -> str:
-        if answer.text is not None:
-            return answer.text
-        return finish_text(
-            self._language.tokenizer,
-            answer.token_ids,
-            self._plan.samplings[answer.index].stop,
-            stopped_by_string=answer.ended_by == "stop_string",
-            stopped_by_token=answer.ended_by == "eos",
-        )
-
-    def _fault(self, answer: Answer) -> str:
-        if answer.fault is not None:
-            return answer.fault
-        constraint = self._plan.samplings[answer.index].constraint
-        return NO_ANSWER[answer.ended_by].format(kind=constraint and constraint.kind)
-
-    def _judged(self, answer: Answer, text: str) -> Judged:
-        """What the text is to what its row asked for."""
-        sampling = self._plan.samplings[answer.index]
-        constraint = sampling.constraint
-        if constraint is None or not sampling.max_tokens:  # then only its prompt is looked at
-            return Judged()
-        return judge(constraint, text, self._matches, cut=answer.ended_by == "length")
-
 
 def _wrong(judged: list[Judged]) -> str | None:
     """What is wrong with the first sample that is; nothing, in the best case."""
@@ -185,7 +153,3 @@ def _wrong(judged: list[Judged]) -> str | None:
         if each.fault is not None:
             return each.fault if len(judged) == 1 else f"sample {number}: {each.fault}"
     return None
-
-
-def _is_fault(answer: Answer) -> bool:
-    return answer.ended_by not in FINISH_REASONS
