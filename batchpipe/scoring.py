@@ -95,10 +95,7 @@ def score(
             raise ValueError(f"prompt {place} has no tokens, and nothing follows nothing")
     pairs = zip(prompts, continuations, strict=True)
     rows = [np.concatenate([_packed(prompt), _packed(more)]) for prompt, more in pairs]
-    samplings = [
-        Sampling(max_tokens=0, prompt_logprobs=0, prompt_logprobs_from=len(prompt))
-        for prompt in prompts
-    ]
+    samplings = [scored_by(len(prompt)) for prompt in prompts]
     return [_score_of(each) for each in answer(Prompts.pack(rows), samplings)]
 
 
@@ -118,13 +115,23 @@ def choose(
         ValueError: there are no labels, one is empty or twice there, or one begins another and
             there is no ``end_token_id``
     """
-    ends = _ended(labels, end_token_id)
+    ends = told_apart(labels, end_token_id)
     pairs = [(prompt, label) for prompt in prompts for label in ends]
     found = score(answer, [prompt for prompt, _ in pairs], [label for _, label in pairs])
     return [
         _choice_of(found[first : first + len(ends)], len(prompt))
         for first, prompt in zip(range(0, len(found), len(ends)), prompts, strict=True)
     ]
+
+
+def scored_by(prompt_tokens: int) -> Sampling:
+    """How a prompt with a continuation is asked, so that the answer tells of the continuation."""
+    return Sampling(max_tokens=0, prompt_logprobs=0, prompt_logprobs_from=prompt_tokens)
+
+
+def choice_of(answers: Sequence[Answer], prompt_tokens: int) -> Choice:
+    """How likely each label is, by the answers to the prompt with each of them behind it."""
+    return _choice_of([_score_of(answer) for answer in answers], prompt_tokens)
 
 
 def _packed(tokens: TokenIds) -> npt.NDArray[np.int32]:
@@ -150,8 +157,12 @@ def _choice_of(scores: Sequence[Score], prompt_tokens: int) -> Choice:
     return Choice(weights / weights.sum(), cached)
 
 
-def _ended(labels: Sequence[TokenIds], end_token_id: int | None) -> list[tuple[int, ...]]:
-    """The labels as they are, or all with an end where one of them begins another."""
+def told_apart(labels: Sequence[TokenIds], end_token_id: int | None) -> list[tuple[int, ...]]:
+    """The labels as they are, or all with an end where one of them begins another.
+
+    Raises:
+        ValueError: as `choose`
+    """
     ends = [tuple(label) for label in labels]
     if not all(ends) or not ends:
         raise ValueError("every label needs a token, and there must be labels")

@@ -18,10 +18,24 @@ MOST_RANGES = 128  # each is an open file
 def in_input_order(
     parts: Iterable[pa.Table], rows: int, *, most_bytes: int = MOST_BYTES
 ) -> Iterator[pa.Table]:
-    """All rows of the parts, by ``ordinal``: each of 0 to ``rows`` once, as is asserted.
+    """All rows of the parts, by ``ordinal``: each of 0 to ``rows`` once, as is asserted."""
+    told = 0
+    for table in by_ordinal(parts, rows, most_bytes=most_bytes):
+        end = told + table.num_rows
+        found = table["ordinal"].to_numpy()
+        assert (found == np.arange(told, end)).all(), f"a row from {told} on has none or two results"
+        yield table
+        told = end
+    assert told == rows, f"{told} results for {rows} rows"
+
+
+def by_ordinal(
+    parts: Iterable[pa.Table], rows: int, *, most_bytes: int = MOST_BYTES
+) -> Iterator[pa.Table]:
+    """All rows of the parts, by ``ordinal``, of which any may be there more than once or never.
 
     What is more than ``most_bytes`` is first distributed to ranges of ordinals, each a temporary
-    file; then one range after the other is sorted in memory.
+    file; then one range after the other is sorted in memory. Equal ordinals keep their order.
     """
     return _in_order(parts, 0, rows, most_bytes)
 
@@ -42,7 +56,7 @@ def _in_order(
             bounds = np.linspace(start, end, ranges + 1).astype(np.int64)
             yield from _by_range(_each(held, left), bounds, most_bytes)
             return
-    yield from _sorted(held, start, end)
+    yield from _sorted(held)
 
 
 def _each(held: list[pa.Table], left: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -97,16 +111,12 @@ def _read(path: str, schema: pa.Schema) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch], schema)
 
 
-def _sorted(held: list[pa.Table], start: int, end: int) -> Iterator[pa.Table]:
+def _sorted(held: list[pa.Table]) -> Iterator[pa.Table]:
     if not held:
-        assert start == end, f"rows {start} to {end} have no results"
         return
     table = pa.concat_tables(held).combine_chunks()
     held.clear()
     ordinals = table["ordinal"].to_numpy()
     order = np.argsort(ordinals, kind="stable")
-    found = ordinals[order]
-    assert len(found) == end - start, f"{len(found)} results for rows {start} to {end}"
-    assert (found == np.arange(start, end)).all(), f"a row of {start} to {end} has two results"
     for first in range(0, len(order), SLICE_ROWS):
         yield table.take(order[first : first + SLICE_ROWS])

@@ -22,14 +22,15 @@ def write_lines(
     """One JSON object a row: the input's cells by their ``kept`` names, then the ``answers``."""
     for rows, answer in answered:
         assert answer.column_names == answers.names, f"{answer.column_names} of {answers.names}"
-        for row, added in zip(_inputs(rows), answer.to_pylist(), strict=True):
+        for row, added in zip(input_cells(rows), answer.to_pylist(), strict=True):
             if added.get("parsed") is not None:
                 added["parsed"] = json.loads(added["parsed"])
             line = {kept[name]: value for name, value in row.items()}
             stream.write(to_json(line | added).encode() + b"\n")
 
 
-def _inputs(rows: Rows) -> Iterable[Mapping[str, object]]:
+def input_cells(rows: Rows) -> Iterable[Mapping[str, object]]:
+    """Each row's cells by column, as they came."""
     if rows.table is not None:
         return rows.mappings(rows.names)
     unreadable = dict.fromkeys(rows.names)

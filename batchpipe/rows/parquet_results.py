@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as kinds
 
+from batchpipe.rows.batch import Rows, RowSource
 from batchpipe.rows.infer import column_types, typed_column
-from batchpipe.rows.source import Rows, Source
 from batchpipe.structured.column import Column
 
 Types = Mapping[str, pa.DataType | None]  # None: JSON text
@@ -19,7 +19,7 @@ Types = Mapping[str, pa.DataType | None]  # None: JSON text
 
 def write_parquet(
     stream: BinaryIO,
-    source: Source,
+    source: RowSource,
     answered: Iterator[tuple[Rows, pa.Table]],
     kept: Mapping[str, str],
     answers: pa.Schema,
@@ -47,7 +47,7 @@ def write_parquet(
                 writer.write_table(table.slice(start, end - start))
 
 
-def _own_columns(source: Source, kept: Mapping[str, str]) -> pa.Schema:
+def _own_columns(source: RowSource, kept: Mapping[str, str]) -> pa.Schema:
     assert source.schema is not None
     fields = [field.with_name(kept[field.name]) for field in source.schema]
     return pa.schema(fields, metadata=source.schema.metadata)

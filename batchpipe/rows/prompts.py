@@ -42,8 +42,8 @@ class PromptTable:
     faults: dict[int, str]  # place -> why it has no prompt
 
 
-class _BadPrompt(ValueError):
-    """The message is the row's fault sentence."""
+class BadPrompt(ValueError):
+    """What should be a prompt is none; the message is the row's fault sentence."""
 
 
 class PromptReader:
@@ -91,7 +91,7 @@ class PromptReader:
             try:
                 prompts.append(self._prompt(cell))
                 good.append(place)
-            except _BadPrompt as bad:
+            except BadPrompt as bad:
                 faults[place] = str(bad)
         return PromptTable(self._kind, np.array(good, dtype=np.int64), prompts, faults)
 
@@ -107,7 +107,7 @@ class PromptReader:
             return _rendered(self._template, cell)
         assert self._column is not None
         if self._kind == "text":
-            return _text(self._column, cell)
+            return prompt_text(self._column, cell)
         return _chat(self._column, cell, from_arrow=self._from_arrow)
 
 
@@ -168,22 +168,23 @@ def _token_prompts(
 
 def _rendered(template: Template, row: Mapping[str, object]) -> str:
     try:
-        return _text("the rendered template", template.render(row))
+        return prompt_text("the rendered template", template.render(row))
     except RenderError as bad:
-        raise _BadPrompt(str(bad)) from bad
+        raise BadPrompt(str(bad)) from bad
 
 
-def _text(column: str, cell: object) -> str:
+def prompt_text(column: str, cell: object) -> str:
+    """The cell as a text that has tokens; `BadPrompt` where it is none."""
     if cell is None:
-        raise _BadPrompt(f"{column} is null")
+        raise BadPrompt(f"{column} is null")
     if not isinstance(cell, str):
-        raise _BadPrompt(f"{column} is {shown(cell)}, not a text")
+        raise BadPrompt(f"{column} is {shown(cell)}, not a text")
     if not cell:
-        raise _BadPrompt(f"{column} is empty")
+        raise BadPrompt(f"{column} is empty")
     try:
         cell.encode()
     except UnicodeEncodeError as error:
-        raise _BadPrompt(
+        raise BadPrompt(
             f"{column} has half a surrogate pair (\\u{ord(cell[error.start]):04x}) "
             f"at character {error.start + 1}"
         ) from error
@@ -192,9 +193,9 @@ def _text(column: str, cell: object) -> str:
 
 def _chat(column: str, cell: object, *, from_arrow: bool) -> list[Message]:
     if cell is None:
-        raise _BadPrompt(f"{column} is null")
+        raise BadPrompt(f"{column} is null")
     try:
         return parse_messages(cell, from_arrow=from_arrow)
     except BadMessages as bad:
         joint = "" if str(bad).startswith("[") else " "
-        raise _BadPrompt(f"{column}{joint}{bad}") from bad
+        raise BadPrompt(f"{column}{joint}{bad}") from bad
