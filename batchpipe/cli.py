@@ -28,6 +28,7 @@ from batchpipe.errors import GOES_ON, BatchpipeError, Interrupted, StoppedEarly
 from batchpipe.job.collection import own_the_process
 from batchpipe.job.hidden_torch import hide_torch
 from batchpipe.running.stop import Terminated, raising_terminated
+from batchpipe.workflow.options import WorkflowOptions
 
 EXIT_CODES = """\b
 Exit codes:
@@ -53,6 +54,12 @@ def commands() -> None:
 @click.argument("input")
 @with_options(JOB_OPTIONS)
 @click.option("-o", "--out", required=True, help="Results: .parquet, .jsonl, .jsonl.gz or .zst.")
+@click.option(
+    "--workflow",
+    metavar="FILE",
+    help="Run the workflow in this YAML file; its steps say what is asked, and -m may take the "
+    "place of its only model.",
+)
 @click.option("--run-dir", help="Where the run keeps its state [default: OUT.run].")
 @click.option("--overwrite", is_flag=True, help="Discard OUT and the run directory.")
 @click.option(
@@ -67,11 +74,22 @@ def commands() -> None:
 @with_options(ENGINE_OPTIONS)
 @with_options(SAMPLING_OPTIONS)
 @click.pass_context
-def run(context: click.Context, /, as_json: bool, **given: Any) -> None:
+def run(context: click.Context, /, as_json: bool, workflow: str | None, **given: Any) -> None:
     """Plan, execute and write the answers to INPUT (Parquet or JSONL; file, directory or glob).
 
     The same command goes on where a stopped run was.
     """
+    if workflow is not None:
+        from batchpipe.workflow.command import run_workflow
+        from batchpipe.workflow.yaml_file import read_flow
+
+        names = WorkflowOptions.__dataclass_fields__
+        check_with_workflow(context, ("workflow", "as_json", *names))
+        done = run_workflow(
+            read_flow(workflow), WorkflowOptions(**{name: given[name] for name in names})
+        )
+        _print(done, as_json)
+        sys.exit(done.exit_code)
     check_without_workflow(context)
     if given["engine"] == "openai":
         hide_torch()

@@ -23,7 +23,9 @@ def in_input_order(
     for table in by_ordinal(parts, rows, most_bytes=most_bytes):
         end = told + table.num_rows
         found = table["ordinal"].to_numpy()
-        assert (found == np.arange(told, end)).all(), f"a row from {told} on has none or two results"
+        assert (found == np.arange(told, end)).all(), (
+            f"a row from {told} on has none or two results"
+        )
         yield table
         told = end
     assert told == rows, f"{told} results for {rows} rows"

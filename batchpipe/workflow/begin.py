@@ -1,0 +1,174 @@
+"""Begins a run of a workflow or goes on with one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from batchpipe.config import JobOptions
+from batchpipe.errors import ConfigError
+from batchpipe.explain.layout import time_text
+from batchpipe.job.fingerprint import input_digest
+from batchpipe.job.language import Language
+from batchpipe.journal.folder import Folder
+from batchpipe.journal.lock import Lock
+from batchpipe.journal.manifest import Manifest, Outdated, read_manifest
+from batchpipe.planner.query.graph import QueryGraph
+from batchpipe.planner.query.planning import QueryPlan, plan_query
+from batchpipe.rows.source import Source, open_source
+from batchpipe.running.begin import input_states, real_path
+from batchpipe.workflow.counting import counted
+from batchpipe.workflow.fingerprint import changed, settings_fingerprint
+from batchpipe.workflow.hardware import hardware_of
+from batchpipe.workflow.input_columns import input_types
+from batchpipe.workflow.journal import StepJournal
+from batchpipe.workflow.lower import Lowered, lowered
+from batchpipe.workflow.models import FoundModel, find_models, memory_bytes, resolved
+from batchpipe.workflow.options import WorkflowOptions
+from batchpipe.workflow.steps import Flow
+
+WORKFLOW = "workflow"  # the command of a run of one, in the manifest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ready:
+    """A workflow that may run over its input, with its models found and nothing loaded."""
+
+    source: Source
+    lowered: Lowered
+    plan: QueryPlan
+    found: dict[str, FoundModel]
+    settings: dict[str, Any]  # the fingerprint, save for the input's rows
+
+    @property
+    def graph(self) -> QueryGraph:
+        """The workflow's operators after the rules."""
+        return self.plan.graph
+
+    @property
+    def job_options(self) -> dict[str, JobOptions]:
+        """How each model is loaded."""
+        return {name: model.options for name, model in self.found.items()}
+
+    @property
+    def languages(self) -> dict[str, Language]:
+        """How text becomes tokens for each model."""
+        return {name: model.language for name, model in self.found.items()}
+
+
+def make_ready(flow: Flow, options: WorkflowOptions) -> Ready:
+    """Everything checked that can be before the rows are read, short of the weights.
+
+    Raises:
+        ConfigError: the input, the workflow or one of its models is wrong
+    """
+    source = open_source(options.input, limit=options.limit)
+    flow = resolved(flow, options.of_models(), options.model)
+    checked = lowered(flow, input_types(source))
+    found = find_models(flow)
+    settings = settings_fingerprint(flow, found, options.limit)
+    return Ready(source, checked, _planned(checked, source, found), found, settings)
+
+
+def _planned(checked: Lowered, source: Source, found: Mapping[str, FoundModel]) -> QueryPlan:
+    languages = {name: model.language for name, model in found.items()}
+    statistics = counted(checked, source, languages)
+    hardware = hardware_of({name: model.options for name, model in found.items()}, languages)
+    devices = [model.device for model in found.values()]
+    if devices:  # what is free now, rather than what such a machine has
+        hardware = replace(hardware, device_bytes=memory_bytes(devices[0]))
+    try:
+        return plan_query(checked.graph, statistics, hardware)
+    except ValueError as error:
+        raise ConfigError(f"{checked.flow.source}: {error}") from error
+
+
+def begin(ready: Ready, folder: Folder, lock: Lock, options: WorkflowOptions) -> StepJournal:
+    """The run directory is this run's, empty or with what is known already.
+
+    Raises:
+        ConfigError: the directory holds a run of something else, and how it differs
+    """
+    known = known_run(folder, options)
+    if known is None or not known.parts:
+        return StepJournal.create(folder, _manifest(ready, options), lock)
+    refuse_other(folder, known, ready, options)
+    journal = StepJournal.open(folder, known, lock)
+    journal.record(
+        facts={**known.facts, "input_states": input_states(options.input)},
+        output=real_path(options.out),
+        command=_command(ready, options),
+    )
+    for sentence in journal.damaged:
+        print(f"{folder.name}: {sentence}", file=sys.stderr)
+    return journal
+
+
+def known_run(folder: Folder, options: WorkflowOptions) -> Manifest | None:
+    """The run that the directory holds and that is not to be discarded."""
+    try:
+        known = read_manifest(folder)
+    except Outdated:
+        if not options.overwrite:
+            raise
+        return None
+    return None if options.overwrite else known
+
+
+def refuse_other(folder: Folder, known: Manifest, ready: Ready, options: WorkflowOptions) -> None:
+    """Raise where the run is of something else, with what that is and what it would cost."""
+    if WORKFLOW not in known.command:
+        raise ConfigError(
+            f"{folder.name} holds a run without a workflow; give --overwrite to discard it, or "
+            f"another --run-dir"
+        )
+    rows = {"rows": len(ready.source), "input": known.fingerprint["input"]}
+    if known.facts["input_states"] != input_states(options.input):
+        rows["input"] = input_digest(ready.source)
+    found = changed(known.fingerprint, {**ready.settings, **rows})
+    if found:
+        finished = sum(part.rows for part in known.parts)
+        seconds = sum(session.seconds for session in known.sessions)
+        raise ConfigError(
+            f"{folder.name} holds a run of something else: {'; '.join(found)}. {finished:,} of "
+            f"its {known.rows:,} rows are finished, the work of {time_text(seconds)}. Give "
+            f"--overwrite to discard them and compute all rows, or another --run-dir"
+        )
+
+
+def is_of(known: Manifest, ready: Ready) -> bool:
+    """True where the run is of this very workflow, its rows aside."""
+    settings = {n: part for n, part in known.fingerprint.items() if n not in ("rows", "input")}
+    return settings == ready.settings
+
+
+def _manifest(ready: Ready, options: WorkflowOptions) -> Manifest:
+    rows = len(ready.source)
+    digest = input_digest(ready.source)
+    return Manifest(
+        fingerprint={**ready.settings, "rows": rows, "input": digest},
+        output=real_path(options.out),
+        command=_command(ready, options),
+        rows=rows,
+        facts={"input_states": input_states(options.input)},
+    )
+
+
+def _command(ready: Ready, options: WorkflowOptions) -> dict[str, Any]:
+    """What was asked, and the steps as they are asked, for the report."""
+    graph = ready.graph
+    steps = [
+        {
+            "name": each.name,
+            "kind": each.kind,
+            "level": each.level,
+            "makes": each.makes,
+            "models": list(each.models),
+            "needs": [source.name for source in graph.sources(each)],
+        }
+        for each in graph.operators
+    ]
+    models = {name: model.options.model for name, model in ready.found.items()}
+    return {WORKFLOW: {"steps": steps, "models": models}, "run": asdict(options)}
