@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from batchpipe.api.keywords import (
     EngineKeywords,
@@ -28,8 +28,15 @@ from batchpipe.job.forms import check_own_form
 from batchpipe.running.job import run as run_job
 from batchpipe.running.progress import Progress, Watcher
 from batchpipe.running.summary import Summary
+from batchpipe.workflow.builder import Workflow
+
+if TYPE_CHECKING:
+    from batchpipe.api.workflows import WorkflowKeywords
+    from batchpipe.workflow.step_progress import WorkflowProgress
+    from batchpipe.workflow.summary import WorkflowSummary
 
 
+@overload
 def run(
     input: str | os.PathLike[str],
     *,
@@ -37,7 +44,29 @@ def run(
     out: str | os.PathLike[str],
     progress: bool | Callable[[Progress], object] = False,
     **options: Unpack[RunKeywords],
-) -> Summary:
+) -> Summary: ...
+
+
+@overload
+def run(
+    input: str | os.PathLike[str],
+    *,
+    workflow: Workflow | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    progress: bool | Callable[[WorkflowProgress], object] = False,
+    **options: Unpack[WorkflowKeywords],
+) -> WorkflowSummary: ...
+
+
+def run(
+    input: str | os.PathLike[str],
+    *,
+    model: Model | None = None,
+    workflow: Workflow | str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str],
+    progress: Any = False,
+    **options: Any,
+) -> Summary | WorkflowSummary:
     """The command ``batchpipe run``: every row of the job file has its result row in ``out``.
 
     The same call goes on where a stopped run was. Options have the names of the command's, with
@@ -56,6 +85,7 @@ def run(
     Args:
         input: Parquet or JSON lines; file, directory, glob or URL
         model: an `LLM`, which stays open, or a model's name or directory
+        workflow: in place of the model, a `Workflow` or its YAML file; see `Workflow.run`
         out: the results: .parquet, .jsonl, .jsonl.gz or .jsonl.zst
         progress: True shows it on stderr; a function is called with a `Progress`
         options: of the command
@@ -70,6 +100,13 @@ def run(
         BatchpipeError: the run failed
         TypeError: an unknown keyword, or what is no model
     """
+    if workflow is not None:
+        if model is not None:
+            raise TypeError("run() takes a model or a workflow, whose models it names itself")
+        flow = workflow if isinstance(workflow, Workflow) else Workflow.from_yaml(workflow)
+        return flow.run(input, out=out, progress=progress, **options)
+    if model is None:
+        raise TypeError("run() needs a model, or a workflow")
     check_names("run", options, RunKeywords.__annotations__)
     check_model(model)
     given = checked(options)

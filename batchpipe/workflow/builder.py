@@ -14,7 +14,9 @@ from batchpipe.workflow.surroundings import database_url, model_choice, shown_co
 from batchpipe.workflow.written import step_of
 
 if TYPE_CHECKING:
+    from batchpipe.api.workflows import Progress, WorkflowKeywords
     from batchpipe.workflow.explain import WorkflowPlan
+    from batchpipe.workflow.summary import WorkflowSummary
 
 Model = str | os.PathLike[str] | Mapping[str, Any]
 Messages = Sequence[Mapping[str, str]]
@@ -269,6 +271,44 @@ class Workflow:
         shown = {**self._flow.output, **shown_columns(columns), **shown_columns(labelled)}
         self._flow = replace(self._flow, output=shown)
         return self
+
+    def run(
+        self,
+        input: str | os.PathLike[str],
+        *,
+        out: str | os.PathLike[str],
+        progress: Progress = False,
+        **options: Unpack[WorkflowKeywords],
+    ) -> WorkflowSummary:
+        """The command ``batchpipe run --workflow``: every row of the results is in ``out``.
+
+        The same call goes on where a stopped run was.
+
+        >>> import batchpipe as bp, json, pathlib, tempfile
+        >>> from batchpipe.demo.prompt import MODEL_DIR
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> with open(folder / "films.jsonl", "w") as film:
+        ...     print(json.dumps({"title": "Alien", "tags": ["space", "cat"]}), file=film)
+        >>> flow = bp.Workflow(models={"tiny": MODEL_DIR}).explode("tag", "tags")
+        >>> flow = flow.llm("why", "tiny", template="{{ title }}: {{ tag.item }}", max_tokens=2)
+        >>> done = flow.run(folder / "films.jsonl", out=folder / "out.jsonl")
+        >>> done.rows, done.succeeded, done.by_step["why"]["calls"]
+        (2, 2, 2)
+
+        Args:
+            input: Parquet or JSON lines; file, directory, glob or URL
+            out: the results: .parquet, .jsonl, .jsonl.gz or .jsonl.zst
+            progress: True shows it on stderr; a function is called with a `WorkflowProgress`
+            options: of the command: ``run_dir``, ``overwrite``, ``max_errors``, ``limit``,
+                ``seed``, ``kv_memory``, ``dtype``, ``device``
+
+        Raises:
+            ConfigError: before a model loads, for anything wrong with the workflow or the request
+            StoppedEarly: after Ctrl-C, SIGTERM or ``max_errors``; what is finished is on disk
+        """
+        from batchpipe.api.workflows import run_flow
+
+        return run_flow(self._flow, input, out, progress, options)
 
     def plan(
         self,
