@@ -88,7 +88,7 @@ def run(context: click.Context, /, as_json: bool, workflow: str | None, **given:
         done = run_workflow(
             read_flow(workflow), WorkflowOptions(**{name: given[name] for name in names})
         )
-        _print(done, as_json)
+        tell(done, as_json)
         sys.exit(done.exit_code)
     check_without_workflow(context)
     if given["engine"] == "openai":
@@ -142,9 +142,13 @@ def retry(
 def status(run_dir: str, as_json: bool) -> None:
     """Show how far a run is: rows, rate, time left and errors by kind."""
     from batchpipe.journal.folder import open_folder
-    from batchpipe.journal.status import describe
+    from batchpipe.journal.status import describe, read_run
+    from batchpipe.workflow.status import describe as describe_workflow
+    from batchpipe.workflow.status import is_workflow
 
-    tell(describe(open_folder(run_dir)), as_json)
+    folder = open_folder(run_dir)
+    of_workflow = is_workflow(read_run(folder))
+    tell(describe_workflow(folder) if of_workflow else describe(folder), as_json)
 
 
 @commands.command()

@@ -9,9 +9,12 @@ from typing import Any
 
 from batchpipe.errors import ConfigError
 from batchpipe.journal.folder import open_folder
+from batchpipe.journal.status import Status, read_run
 from batchpipe.report.findings import find
 from batchpipe.report.page import render, size
+from batchpipe.report.workflow_page import render_workflow
 from batchpipe.rows.location import local_path
+from batchpipe.workflow.status import WorkflowStatus, is_workflow
 
 PAGE = "report.html"
 ENDINGS = (".html", ".htm")
@@ -49,10 +52,14 @@ def report(run_dir: str, out: str | None = None) -> Reported:
     """
     folder = open_folder(run_dir)
     place, name = (folder, PAGE) if out is None else _place(out)
-    found = find(folder)
-    content = render(found).encode()
+    status: Status | WorkflowStatus
+    if is_workflow(read_run(folder)):
+        page, status = render_workflow(folder)
+    else:
+        found = find(folder)
+        page, status = render(found), found.status
+    content = page.encode()
     place.put(name, content)
-    status = found.status
     return Reported(
         report=out or posixpath.join(folder.name, PAGE),
         size_bytes=len(content),

@@ -42,6 +42,11 @@ EMPTY = "–"
 
 def render(found: Findings) -> str:
     """The page, as text that UTF-8 can hold."""
+    return filled("page.html", _context(found))
+
+
+def filled(template: str, context: Mapping[str, Any]) -> str:
+    """The page of this template, with all that a page needs beside its own."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -52,8 +57,8 @@ def render(found: Findings) -> str:
     )
     environment.filters.update(FILTERS)
     script = (TEMPLATES / "page.js").read_text()
-    page = environment.get_template("page.html").render(
-        **_context(found),
+    page = environment.get_template(template).render(
+        **context,
         style=(TEMPLATES / "page.css").read_text(),
         script=script,
         script_digest=b64encode(sha256(script.encode()).digest()).decode(),

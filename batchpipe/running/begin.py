@@ -136,7 +136,19 @@ def known_run(folder: Folder, run_options: RunOptions) -> Manifest | None:
         if not run_options.overwrite:
             raise
         return None
-    return None if run_options.overwrite else known
+    if run_options.overwrite or known is None:
+        return None
+    refuse_workflow(folder, known)
+    return known
+
+
+def refuse_workflow(folder: Folder, known: Manifest) -> None:
+    """Raise where the run is one of a workflow, whose steps ask its rows."""
+    if "workflow" in known.command:
+        raise ConfigError(
+            f"{folder.name} holds a run of a workflow; the command that made it goes on with it, "
+            f"and --overwrite or another --run-dir begins another run"
+        )
 
 
 def _begin_anew(ready: Ready, folder: Folder, lock: Lock, run_options: RunOptions) -> Begun:

@@ -28,6 +28,7 @@ from batchpipe.running.begin import (
     known_run,
     make_ready,
     real_path,
+    refuse_workflow,
 )
 from batchpipe.running.engines import Backend
 from batchpipe.running.execute import Executed, execute
@@ -68,9 +69,11 @@ def retry(run_dir: str, asked: RetryOptions) -> Summary:
         StoppedEarly: as `run`
     """
     check_overrides(asked.overrides)
-    known = read_manifest(open_folder(run_dir))
+    folder = open_folder(run_dir)
+    known = read_manifest(folder)
     if known is None:
         raise ConfigError(f"{run_dir} holds no run; give the directory that `run` made, OUT.run")
+    refuse_workflow(folder, known)
     run_options = RunOptions(**known.command["run"])
     max_errors = asked.max_errors if asked.max_errors is not None else run_options.max_errors
     options = JobOptions(**known.command["job"])
