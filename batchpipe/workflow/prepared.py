@@ -11,7 +11,7 @@ from batchpipe.config import JobOptions
 from batchpipe.errors import ConfigError
 from batchpipe.job.forms import check_judge, grammars
 from batchpipe.job.language import Language
-from batchpipe.job.prepare import default_sampling
+from batchpipe.job.row_sampling import default_sampling
 from batchpipe.planner.query.graph import QueryGraph
 from batchpipe.planner.request import Sampling
 from batchpipe.rows.parameters import sampled_by
