@@ -12,8 +12,8 @@ from batchpipe.workflow.collapse import Collapse
 from batchpipe.workflow.model_steps import Question
 from batchpipe.workflow.outcome import Outcome
 from batchpipe.workflow.records import Record
+from batchpipe.workflow.rows import Row, Tree
 from batchpipe.workflow.tallies import Tallies
-from batchpipe.workflow.wavefront import Row, Tree
 
 
 @dataclass(slots=True, eq=False)

@@ -11,8 +11,9 @@ from batchpipe.workflow.levels import Gather
 from batchpipe.workflow.operators.rows import Unfit, elements, goes_on
 from batchpipe.workflow.outcome import Outcome
 from batchpipe.workflow.readings import Reading
+from batchpipe.workflow.rows import Row
 from batchpipe.workflow.steps import Explode, Filter, Reduce
-from batchpipe.workflow.wavefront import Row, Wavefront
+from batchpipe.workflow.wavefront import Wavefront
 
 Inline = Callable[[Row, Wavefront], Outcome]
 

@@ -149,9 +149,10 @@ class StepJournal:
         """The same of those that are finished by now, in any order."""
         return self._tables(lambda t: pc.and_(pc.equal(t["table"], table), pc.is_null(t["step"])))
 
-    def answered(self) -> Iterator[pa.Table]:
-        """The outcomes that answer equal questions."""
-        return self._tables(lambda t: _final(t))
+    def answered(self) -> Iterator[tuple[bytes, str]]:
+        """The questions that are answered, by their digests, and the values as JSON."""
+        for table in self._tables(_final):
+            yield from zip(table["digest"].to_pylist(), table["content"].to_pylist(), strict=True)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The run is complete, and this is its summary."""
@@ -195,7 +196,9 @@ class StepJournal:
         self.dropped += pc.sum(finished["dropped"]).as_py() or 0
 
     def _mark(self, table: str, ordinals: npt.NDArray[np.int64]) -> None:
-        known = self._finished.setdefault(table, np.zeros(1024, dtype=np.bool_))
+        known = self._finished.get(table)
+        if known is None:
+            known = self._finished[table] = np.zeros(1024, dtype=np.bool_)
         most = int(ordinals.max(initial=-1)) + 1
         if most > len(known):
             grown = np.zeros(max(most, 2 * len(known)), dtype=np.bool_)

@@ -71,6 +71,12 @@ class Levels:
             level: tuple(some) for level, some in nodes.items()
         }
 
+        self._node = {(e.level, e.operator): e for some in self.nodes.values() for e in some}
+
+    def node(self, level: str, operator: str) -> Node:
+        """What a row of the level has to do for the operator."""
+        return self._node[level, operator]
+
     @property
     def tables(self) -> tuple[str, ...]:
         """The levels without one above, the input first, each behind those that it is made of."""

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchpipe.engine.answer import Answer
-from batchpipe.planner.query.graph import INPUT
 from batchpipe.workflow.asking import Desk, Rows, Task
 from batchpipe.workflow.collapse import digest_of
+from batchpipe.workflow.heads import Heads
 from batchpipe.workflow.model_steps import Onward
 from batchpipe.workflow.outcome import Outcome
 from batchpipe.workflow.prepared import Prepared
 from batchpipe.workflow.residents import Residents
+from batchpipe.workflow.rows import Ticket, Tree
 from batchpipe.workflow.tallies import Tallies
-from batchpipe.workflow.wavefront import Ticket, Tree
 from batchpipe.workflow.wording import Prompt, RowFault, Said, prompts_of
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ModelAsking:
         )
         # Steps' answers are alike in length, whatever the row.
         self._groups = {step: group for group, step in enumerate(prepared.model_steps)}
-        self._heads = _Heads(prepared, residents)
+        self._heads = Heads(prepared, residents)
 
     @property
     def unfinished(self) -> int:
@@ -225,46 +225,3 @@ def _with(task: Task, answers: list[Answer]) -> Outcome:
         cached_tokens=spent.cached_tokens + sum(answer.cached_tokens for answer in answers),
         completion_tokens=spent.completion_tokens + sum(answer.tokens for answer in answers),
     )
-
-
-class _Heads:
-    """With what the prompts still to come begin, told to the models as it changes."""
-
-    def __init__(self, prepared: Prepared, residents: Residents) -> None:
-        self._residents = residents
-        self._steps = {
-            operator.name: operator.models[0]
-            for operator in prepared.graph.operators
-            if operator.name in prepared.model_steps and operator.level == INPUT
-        }
-        self._heads = {
-            name: prepared.wordings[name].head(prepared.languages[model])
-            for name, model in self._steps.items()
-        }
-        self._left: Counter[str] = Counter()
-        self._told: set[str] = set()  # steps whose model expects more
-
-    def begin(self, rows: int) -> None:
-        self._left = Counter(dict.fromkeys(self._steps, rows))
-        self._told.clear()
-        self.tell()
-
-    def asked(self, task: Task) -> None:
-        """The row's prompt comes now."""
-        if task.step in self._steps and task.step not in task.row.tree.asked:
-            task.row.tree.asked.add(task.step)
-            self._left[task.step] -= 1
-
-    def passed(self, tree: Tree) -> None:
-        """No other prompt comes of the row."""
-        if tree.row.level == INPUT:
-            for step in self._steps.keys() - tree.asked:
-                self._left[step] -= 1
-
-    def tell(self) -> None:
-        """Each model knows which heads are still to come."""
-        for step, model in self._steps.items():
-            more = self._left[step] > 0
-            if model in self._residents and len(self._heads[step]) and more != (step in self._told):
-                self._residents[model].expect(self._heads[step], more=more)
-                self._told ^= {step}

@@ -10,7 +10,7 @@ from batchpipe.planner.query.graph import INPUT
 from batchpipe.rows.json_text import to_json
 from batchpipe.workflow.prepared import Prepared
 from batchpipe.workflow.records import Record
-from batchpipe.workflow.wavefront import Row, Tree
+from batchpipe.workflow.rows import Row, Tree
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,10 @@ from batchpipe.workflow.prepared import Prepared
 from batchpipe.workflow.records import FINAL, Record
 from batchpipe.workflow.residents import Residents
 from batchpipe.workflow.result_rows import ResultRows
+from batchpipe.workflow.rows import Row, Tree
 from batchpipe.workflow.tallies import Tallies
 from batchpipe.workflow.tool_asking import ToolAsking
-from batchpipe.workflow.wavefront import Row, Tree, Wavefront
+from batchpipe.workflow.wavefront import Wavefront
 
 MOST_TREES = 4096  # rows of a table in memory, with all below them
 MOST_QUESTIONS = 4096  # prompts and calls that wait or are under way
@@ -54,7 +55,9 @@ class Runtime:
         self._levels = prepared.levels
         self._front = Wavefront(prepared.levels)
         self._results = ResultRows(prepared)
-        collapse = _recalled(journal)
+        collapse: Collapse[Task] = Collapse()
+        for digest, content in journal.answered():  # what was asked before is not asked again
+            collapse.keep(digest, json.loads(content), len(content))
         desk = Desk(collapse, tallies, self)
         self._models = ModelAsking(prepared, residents, tallies, desk, self)
         self._tools = ToolAsking(prepared, tallies, desk)
@@ -235,16 +238,6 @@ class Runtime:
         for tree in self._trees:
             self._models.forget(tree)
         self._trees.clear()
-
-
-def _recalled(journal: StepJournal) -> Collapse[Task]:
-    """What earlier sessions asked is not asked again."""
-    collapse: Collapse[Task] = Collapse()
-    for table in journal.answered():
-        contents, digests = table["content"].to_pylist(), table["digest"].to_pylist()
-        for content, digest in zip(contents, digests, strict=True):
-            collapse.keep(digest, json.loads(content), len(content))
-    return collapse
 
 
 def _record(task: Task, outcome: Outcome) -> Record:

@@ -6,100 +6,15 @@ Knows what waits for what and whom a failure takes along. Asks nobody: what may 
 
 from __future__ import annotations
 
-from collections import ChainMap, deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from batchpipe.planner.query.graph import EXPLODE, FILTER
-from batchpipe.workflow.levels import Gather, Key, Levels, Node
+from batchpipe.workflow.levels import Gather, Levels, Node
+from batchpipe.workflow.rows import Row, Tree
 
 Values = Mapping[str, Any]
-
-
-def _nothing() -> npt.NDArray[np.int32]:
-    return np.zeros(0, dtype=np.int32)
-
-
-class Row:
-    """A row of a level, while it is in memory."""
-
-    __slots__ = (
-        "above",
-        "below",
-        "causes",
-        "is_dropped",
-        "key",
-        "level",
-        "settled",
-        "tree",
-        "values",
-        "waits",
-    )
-
-    def __init__(self, level: str, key: Key, above: Row | None, tree: Tree) -> None:
-        self.level, self.key, self.above, self.tree = level, key, above, tree
-        self.values: dict[str, Any] = {}  # columns of the input; mappings of fields by step
-        self.causes: dict[str, str] = {}  # step -> why it has no values here
-        self.settled: set[str] = set()  # operators that have values or a cause
-        self.waits: dict[str, int] = {}  # operator -> for how much it waits; gone once it does not
-        self.below: dict[str, list[Row]] = {}  # level -> the rows that an explode made of this one
-        self.is_dropped = False
-
-    @property
-    def scope(self) -> Mapping[str, Any]:
-        """All that an expression of this row may name."""
-        maps: list[dict[str, Any]] = []
-        row: Row | None = self
-        while row is not None:
-            maps.append(row.values)
-            row = row.above
-        return ChainMap(*maps) if len(maps) > 1 else self.values
-
-    def cause(self, names: Iterable[str]) -> str | None:
-        """Why the first of these operators that failed, here or above, did."""
-        return next((each for name in names if (each := self._cause(name)) is not None), None)
-
-    def _cause(self, name: str) -> str | None:
-        row: Row | None = self
-        while row is not None:
-            if name in row.causes:
-                return row.causes[name]
-            row = row.above
-        return None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ticket:
-    """A prompt to a model, whose answer another prompt will begin with."""
-
-    model: str
-    number: int
-    computed: npt.NDArray[np.int32] = field(default_factory=_nothing)  # tokens, once it is answered
-
-
-class Tree:
-    """A row of a table with all rows below it: what is admitted and leaves memory together."""
-
-    __slots__ = ("asked", "busy", "gathered", "known", "open", "row", "tickets")
-
-    def __init__(self, table: str, ordinal: int) -> None:
-        self.row = Row(table, (ordinal,), None, self)
-        self.open = 0  # nodes that are not settled
-        self.busy = 0  # of these, asked and not answered
-        self.gathered: dict[str, list[Any]] = {}  # by group-by, what its rows bring to groups
-        # What the runtime knows of it.
-        self.known: dict[tuple[str, Key, int], Any] = {}  # outcomes of before, see `admission`
-        self.asked: set[str] = set()  # steps whose prompts for the row itself were asked
-        self.tickets: dict[tuple[str, Key], Ticket] = {}  # of answers that prompts will follow
-
-    @property
-    def ordinal(self) -> int:
-        """The row's number in its table."""
-        return self.row.key[0]
 
 
 class Wavefront:
@@ -224,7 +139,7 @@ class Wavefront:
     def _begin(self, row: Row) -> None:
         """The new row waits for what is not there yet."""
         for node in self.levels.nodes[row.level]:
-            missing = sum(not _is_settled(row, name) for name in node.awaits)
+            missing = sum(not row.has_settled(name) for name in node.awaits)
             row.tree.open += node.is_asked
             row.waits[node.operator] = missing
             if not missing:
@@ -258,8 +173,7 @@ class Wavefront:
             return
         row.waits[operator] = left - 1
         if left == 1:
-            node = next(e for e in self.levels.nodes[row.level] if e.operator == operator)
-            self._changed.append((row, node))
+            self._changed.append((row, self.levels.node(row.level, operator)))
 
     def _go_on(self) -> None:
         """Whatever waits for nothing any more is ready, has failed, or tells who gathers it."""
@@ -305,12 +219,3 @@ class Wavefront:
     def _check_finished(self, tree: Tree) -> None:
         if not tree.open and not self._at_work and not tree.row.is_dropped:
             self.finished.append(tree)
-
-
-def _is_settled(row: Row, name: str) -> bool:
-    each: Row | None = row
-    while each is not None:
-        if name in each.settled:
-            return True
-        each = each.above
-    return False

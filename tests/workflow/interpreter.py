@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from oracle import _load, greedy_reference, load_tokenizer
 
-from batchpipe.planner.query.graph import INPUT
+from batchpipe.planner.query.graph import INPUT, QueryGraph
+from batchpipe.planner.query.rules import drop_unused
+from batchpipe.planner.query.statistics import Statistics
 from batchpipe.rows.template import RenderError
 from batchpipe.workflow.expressions import Text
 from batchpipe.workflow.lower import lowered
@@ -73,7 +75,7 @@ def interpreted(flow: Flow, inputs: Sequence[Mapping[str, Any]]) -> list[dict[st
     """The rows of OUT."""
     names = list(dict.fromkeys(name for row in inputs for name in row))
     checked = lowered(flow, names)
-    graph = checked.graph
+    graph = drop_unused(checked.graph, Statistics({INPUT: 1.0}))
     tables: dict[str, list[Member]] = {
         INPUT: [Member((place,), values=dict(row)) for place, row in enumerate(inputs)]
     }
@@ -102,7 +104,7 @@ def interpreted(flow: Flow, inputs: Sequence[Mapping[str, Any]]) -> list[dict[st
                     row.causes[step.name] = cause
             except (RowError, RenderError, Unfit) as error:
                 row.causes[step.name] = f"step {step.name} failed: {error}"
-    return list(_shown(flow, checked, tables))
+    return list(_shown(graph, checked, tables))
 
 
 def _ask(step: Step, readings: Any, row: Member, tables: Any, flow: Flow) -> None:
@@ -231,9 +233,13 @@ def _grouped(step: Reduce, readings: Any, of: list[Member], sources: list[str]) 
         if member.gone or (step.on_error == "skip" and member.cause(sources)):
             continue
         by = [readings[f"by[{at}]"] for at in range(len(step.by))]
-        values = [each.evaluate(member.scope) for each in by]
-        groups.setdefault(group_key(values), []).append(member)
-        keys.setdefault(group_key(values), values)
+        try:
+            values = [each.evaluate(member.scope) for each in by]
+            name = group_key(values)
+        except KeyError:  # nobody knows its group: it is told in one of its own
+            values, name = [None] * len(by), str(member.key)
+        groups.setdefault(name, []).append(member)
+        keys.setdefault(name, values)
     made = []
     for place, (name, members) in enumerate(groups.items()):
         row = Member((place,))
@@ -247,8 +253,7 @@ def _grouped(step: Reduce, readings: Any, of: list[Member], sources: list[str]) 
     return made
 
 
-def _shown(flow: Flow, checked: Any, tables: dict[str, list[Member]]) -> Any:
-    graph = checked.graph
+def _shown(graph: QueryGraph, checked: Any, tables: dict[str, list[Member]]) -> Any:
     order = [operator.name for operator in graph.operators]
     path = graph.path(graph.result_level)
     rows = [(row.key, row) for row in tables[path[0]] if not row.gone]
@@ -265,6 +270,7 @@ def _shown(flow: Flow, checked: Any, tables: dict[str, list[Member]]) -> Any:
         line = {name: scope.get(name) for name in graph.inputs} if path[-1] == INPUT else {}
         for label, column in checked.output.items():
             step, _, part = column.partition(".")
-            line[label] = scope[step][part] if step in scope else None
+            found = scope.get(step)
+            line[label] = found[part] if part and found is not None else found
         status = "success" if error is None else "error"
         yield json.loads(json.dumps(line)) | {"status": status, "error": error}
