@@ -31,7 +31,7 @@ class Newcomer:
     token_ids: TokenIds
     sampling: Sampling
     group: int = 0  # of prompts whose answers are alike in length
-    follows: int | None = None  # number of the prompt with which, and its answer, it begins
+    follows: int | None = None  # number of the prompt as which, and its answer, it begins
     feeds: int = 0  # prompts that will follow it
 
 
@@ -67,7 +67,7 @@ class GrowingPlan:
         number = self._number(newcomer)
         self.unanswered.add(number)
         if newcomer.follows is not None:
-            self.batcher.kept.follow(number, newcomer.follows)
+            self.batcher.kept.follow(number, newcomer.token_ids, newcomer.follows)
         if newcomer.feeds:
             self.batcher.kept.expect(number, newcomer.feeds)
         return number

@@ -39,7 +39,7 @@ class Request:
     sampling: Sampling  # of one sample
     name: str  # with the run's seed it names the random numbers
     group: int = 0  # of prompts whose answers are alike in length
-    follows: int | None = None  # ticket of the prompt with which, and its answer, this one begins
+    follows: int | None = None  # ticket of the prompt as which, and its answer, this one begins
     feeds: int = 0  # prompts that will follow this one
 
 

@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from batchpipe.engine.answer import Answer
 from batchpipe.workflow.asking import Desk, Rows, Task
 from batchpipe.workflow.collapse import digest_of
@@ -145,7 +143,7 @@ class ModelAsking:
         task.questions = step.questions(task.stage, prompt, task.name)
         task.answers = [None] * len(task.questions)
         self._tallies[task.step].calls += len(task.questions)
-        followed = self._followed(task, prompt, model)
+        followed = self._followed(task, model)
         feeds = self._followers[task.step]
         requests = []
         for place, question in enumerate(task.questions):
@@ -166,8 +164,8 @@ class ModelAsking:
                 task.row.tree.tickets[task.step, task.row.key] = Ticket(model, ticket)
         return requests
 
-    def _followed(self, task: Task, prompt: Prompt, model: str) -> int | None:
-        """The ticket of the answer with which the task's prompt begins, token by token."""
+    def _followed(self, task: Task, model: str) -> int | None:
+        """The ticket of the answer as which the task's prompt begins."""
         extends = self._prepared.graph.by_name[task.step].extends
         if extends is None:
             return None
@@ -175,19 +173,12 @@ class ModelAsking:
         depth = len(self._prepared.levels.path(operator.level))
         tickets = task.row.tree.tickets
         found = tickets.get((operator.name, task.row.key[:depth]))
-        if found is None or found.model != model:
-            return None
-        if np.array_equal(prompt.token_ids[: len(found.computed)], found.computed):
-            return found.number
-        # The answer's text has become other tokens: what was computed is of no use.
-        self._residents[model].forget(found.number)
-        return None
+        return None if found is None or found.model != model else found.number
 
     def _conclude(self, task: Task) -> None:
         """All answers are there: the row has its outcome, or the next model is asked."""
         answers = [answer for answer in task.answers if answer is not None]
         task.spent = _with(task, answers)
-        self._remember(task, answers)
         step = self._prepared.model_steps[task.step]
         concluded = step.concluded(task.stage, task.questions, answers, task.before)
         if isinstance(concluded, Outcome):
@@ -196,15 +187,6 @@ class ModelAsking:
             )
             return
         self._onward(task, concluded)
-
-    def _remember(self, task: Task, answers: list[Answer]) -> None:
-        """What was computed for the answer is known, where a prompt will follow it."""
-        place = (task.step, task.row.key)
-        ticket = task.row.tree.tickets.get(place)
-        if ticket is not None:
-            said = np.asarray(answers[0].token_ids[:-1], dtype=np.int32)
-            computed = np.concatenate([task.questions[0].token_ids, said])
-            task.row.tree.tickets[place] = replace(ticket, computed=computed)
 
     def _onward(self, task: Task, said: Onward) -> None:
         # Kept, so that a session that goes on here need not ask again.

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from batchpipe.workflow.levels import Key
-
-
-def _nothing() -> npt.NDArray[np.int32]:
-    return np.zeros(0, dtype=np.int32)
 
 
 class Row:
@@ -74,7 +67,6 @@ class Ticket:
 
     model: str
     number: int
-    computed: npt.NDArray[np.int32] = field(default_factory=_nothing)  # tokens, once it is answered
 
 
 class Tree:

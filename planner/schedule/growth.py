@@ -31,9 +31,14 @@ class KVRun:
         found: list[int] = np.unique(self.slots // BLOCK_TOKENS).tolist()
         return found
 
+    def first(self, tokens: int) -> KVRun:
+        """Of so many first tokens, without room for more."""
+        most = min(tokens, self.computed)
+        return KVRun(self.slots[:most], most)
+
     def without_room(self) -> KVRun:
         """The slots of what is computed alone."""
-        return KVRun(self.slots[: self.computed], self.computed)
+        return self.first(self.computed)
 
 
 def run_through(path: Iterable[Segment], tail: Segment | None = None) -> KVRun:

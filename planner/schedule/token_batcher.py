@@ -320,7 +320,7 @@ class TokenBatcher:
         if self.speculation is not None:
             self.speculation.forget(sequence)
         self._leave(sequence)
-        self.kept.answered(sequence)
+        self.kept.answered(sequence, self.plan.prompts[sequence.index])
         self.tree.discard(sequence.tail)
         self._prefill.answered(sequence)
         self.tree.answered(sequence.path)

@@ -116,9 +116,15 @@ def arrivals(draw: st.DrawFn) -> list[tuple[int, list[int], int, bool]]:
 
 
 @settings(max_examples=300)
-@given(arrivals(), st.integers(0, 30), st.sampled_from([5, 16, 64]), st.booleans())
+@given(
+    arrivals(), st.integers(0, 30), st.sampled_from([5, 16, 64]), st.booleans(), st.integers(0, 9)
+)
 def test_whoever_joins_is_answered_on_the_right_context(
-    coming: list[tuple[int, list[int], int, bool]], spare: int, step_tokens: int, with_head: bool
+    coming: list[tuple[int, list[int], int, bool]],
+    spare: int,
+    step_tokens: int,
+    with_head: bool,
+    cut: int,
 ) -> None:
     blocks = (LONGEST_TOKENS + 40) // BLOCK_TOKENS + 8 + spare
     play = Play(blocks, step_tokens)
@@ -132,7 +138,8 @@ def test_whoever_joins_is_answered_on_the_right_context(
         source = next((n for n in play.answers if n not in followed), None) if follows else None
         if source is not None:
             followed.add(source)
-            prompt = [*play.prompts[source], *play.answers[source], *prompt][:LONGEST_TOKENS]
+            known = [*play.prompts[source], *play.answers[source]]
+            prompt = [*known[: len(known) - cut], *prompt][:LONGEST_TOKENS]
         play.submit(prompt, answer, source, feeds=1)
         play.join()
     while play.step():
