@@ -80,8 +80,8 @@ def run(context: click.Context, /, as_json: bool, workflow: str | None, **given:
     The same command goes on where a stopped run was.
     """
     if workflow is not None:
+        from batchpipe.workflow.authoring.yaml_file import read_flow
         from batchpipe.workflow.command import run_workflow
-        from batchpipe.workflow.yaml_file import read_flow
 
         names = WorkflowOptions.__dataclass_fields__
         check_with_workflow(context, ("workflow", "as_json", *names))
@@ -143,8 +143,8 @@ def status(run_dir: str, as_json: bool) -> None:
     """Show how far a run is: rows, rate, time left and errors by kind."""
     from batchpipe.journal.folder import open_folder
     from batchpipe.journal.status import describe, read_run
-    from batchpipe.workflow.status import describe as describe_workflow
-    from batchpipe.workflow.status import is_workflow
+    from batchpipe.workflow.journal.status import describe as describe_workflow
+    from batchpipe.workflow.journal.status import is_workflow
 
     folder = open_folder(run_dir)
     of_workflow = is_workflow(read_run(folder))
@@ -191,8 +191,8 @@ def plan(context: click.Context, /, as_json: bool, workflow: str | None, **given
     """
     hide_torch()
     if workflow is not None:
-        from batchpipe.workflow.explain import plan_workflow
-        from batchpipe.workflow.yaml_file import read_flow
+        from batchpipe.workflow.authoring.yaml_file import read_flow
+        from batchpipe.workflow.lowering.explain import plan_workflow
 
         check_with_workflow(context, ("input", "workflow", "limit", "machine", "as_json"))
         chosen = {name: given[name] for name in ("input", "limit", "machine")}

@@ -14,7 +14,7 @@ from batchpipe.report.findings import find
 from batchpipe.report.page import render, size
 from batchpipe.report.workflow_page import render_workflow
 from batchpipe.rows.location import local_path
-from batchpipe.workflow.status import WorkflowStatus, is_workflow
+from batchpipe.workflow.journal.status import WorkflowStatus, is_workflow
 
 PAGE = "report.html"
 ENDINGS = (".html", ".htm")

@@ -13,8 +13,8 @@ from batchpipe.journal.summary_file import summary_of
 from batchpipe.report.page import filled
 from batchpipe.report.workflow_graph import BOX_HEIGHT, BOX_WIDTH, laid_out
 from batchpipe.running.work import Work
-from batchpipe.workflow.status import WorkflowStatus, describe
-from batchpipe.workflow.tallies import StepTally
+from batchpipe.workflow.journal.status import WorkflowStatus, describe
+from batchpipe.workflow.journal.tallies import StepTally
 
 STATES = {
     "running": "Still running: this page has what was on disk when it was made. Make it again for "

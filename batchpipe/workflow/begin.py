@@ -19,14 +19,14 @@ from batchpipe.planner.query.graph import QueryGraph
 from batchpipe.planner.query.planning import QueryPlan, plan_query
 from batchpipe.rows.source import Source, open_source
 from batchpipe.running.begin import input_states, real_path
-from batchpipe.workflow.counting import counted
-from batchpipe.workflow.fingerprint import changed, settings_fingerprint
-from batchpipe.workflow.hardware import hardware_of
-from batchpipe.workflow.input_columns import input_types
-from batchpipe.workflow.journal import StepJournal
-from batchpipe.workflow.lower import Lowered, lowered
-from batchpipe.workflow.models import FoundModel, find_models, memory_bytes, resolved
+from batchpipe.workflow.journal.fingerprint import changed, settings_fingerprint
+from batchpipe.workflow.journal.journal import StepJournal
+from batchpipe.workflow.lowering.counting import counted
+from batchpipe.workflow.lowering.hardware import hardware_of
+from batchpipe.workflow.lowering.input_columns import input_types
+from batchpipe.workflow.lowering.lower import Lowered, lowered
 from batchpipe.workflow.options import WorkflowOptions
+from batchpipe.workflow.running.models import FoundModel, find_models, memory_bytes, resolved
 from batchpipe.workflow.steps import Flow
 
 WORKFLOW = "workflow"  # the command of a run of one, in the manifest

@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from batchpipe.errors import ConfigError
-from batchpipe.workflow.names import Fault
+from batchpipe.workflow.authoring.names import Fault
+from batchpipe.workflow.authoring.surroundings import database_url, model_choice, shown_columns
+from batchpipe.workflow.authoring.written import step_of
 from batchpipe.workflow.steps import Flow
-from batchpipe.workflow.surroundings import database_url, model_choice, shown_columns
-from batchpipe.workflow.written import step_of
 
 if TYPE_CHECKING:
     from batchpipe.api.workflows import Progress, WorkflowKeywords
-    from batchpipe.workflow.explain import WorkflowPlan
+    from batchpipe.workflow.lowering.explain import WorkflowPlan
     from batchpipe.workflow.summary import WorkflowSummary
 
 Model = str | os.PathLike[str] | Mapping[str, Any]
@@ -81,8 +81,8 @@ class Workflow:
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str]) -> Self:
-        """The workflow of a YAML file, see `batchpipe.workflow.yaml_file`; more can be added."""
-        from batchpipe.workflow.yaml_file import read_flow
+        """The workflow of a YAML file, see `authoring.yaml_file`; more can be added."""
+        from batchpipe.workflow.authoring.yaml_file import read_flow
 
         workflow = cls()
         workflow._flow = read_flow(path)
@@ -334,7 +334,7 @@ class Workflow:
         Raises:
             ConfigError: something in the workflow cannot work
         """
-        from batchpipe.workflow.explain import plan_workflow
+        from batchpipe.workflow.lowering.explain import plan_workflow
 
         return plan_workflow(self._flow, input, limit=limit, machine=machine)
 

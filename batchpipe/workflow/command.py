@@ -19,21 +19,21 @@ from batchpipe.rows.output_path import check_output, output_exists
 from batchpipe.running.answering import TOO_MANY_ERRORS
 from batchpipe.running.begin import input_states, real_path
 from batchpipe.running.work import Work
-from batchpipe.workflow.admission import Tables
 from batchpipe.workflow.begin import Ready, begin, is_of, known_run, make_ready
-from batchpipe.workflow.execute import LOADS, Execution
-from batchpipe.workflow.journal import StepJournal
-from batchpipe.workflow.models import Opening, shown_name
+from batchpipe.workflow.journal.journal import StepJournal
+from batchpipe.workflow.journal.results import Results, Told, write_results
+from batchpipe.workflow.journal.tallies import Tallies
+from batchpipe.workflow.kinds.prepared import Prepared, prepared
 from batchpipe.workflow.options import WorkflowOptions
-from batchpipe.workflow.phases import Phases
-from batchpipe.workflow.prepared import Prepared, prepared
-from batchpipe.workflow.residents import Residents
-from batchpipe.workflow.results import Results, Told, write_results
-from batchpipe.workflow.runtime import Runtime
+from batchpipe.workflow.running.admission import Tables
+from batchpipe.workflow.running.execute import LOADS, Execution
+from batchpipe.workflow.running.models import Opening, shown_name
+from batchpipe.workflow.running.phases import Phases
+from batchpipe.workflow.running.residents import Residents
+from batchpipe.workflow.running.runtime import Runtime
 from batchpipe.workflow.step_progress import StepBars, WorkflowWatcher
 from batchpipe.workflow.steps import Flow
 from batchpipe.workflow.summary import WorkflowSummary
-from batchpipe.workflow.tallies import Tallies
 
 
 def run_workflow(

@@ -19,11 +19,11 @@ from batchpipe.planner.query.graph import INPUT, QueryGraph
 from batchpipe.planner.query.rules import drop_unused
 from batchpipe.planner.query.statistics import Statistics
 from batchpipe.rows.template import RenderError
-from batchpipe.workflow.expressions import Text
-from batchpipe.workflow.lower import lowered
+from batchpipe.workflow.lowering.expressions import Text
+from batchpipe.workflow.lowering.lower import lowered
+from batchpipe.workflow.lowering.readings import readings_of, text_keys
 from batchpipe.workflow.operators.python import Function
 from batchpipe.workflow.operators.rows import Unfit, elements, goes_on, group_key
-from batchpipe.workflow.readings import readings_of, text_keys
 from batchpipe.workflow.steps import (
     Cascade,
     Explode,

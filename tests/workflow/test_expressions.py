@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchpipe.rows.template import RenderError
-from batchpipe.workflow.expressions import Expression, Text
-from batchpipe.workflow.names import Fault, Names
+from batchpipe.workflow.authoring.names import Fault, Names
+from batchpipe.workflow.lowering.expressions import Expression, Text
 
 NAMES = Names(
     ["title", "names", "range"],

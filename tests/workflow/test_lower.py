@@ -10,9 +10,9 @@ from flow_files import YAML, python_flow
 
 import batchpipe as bp
 from batchpipe.errors import ConfigError
-from batchpipe.workflow.lower import check_models, lowered
-from batchpipe.workflow.types import LIST, NUMBER, TEXT, Type, type_of_arrow
-from batchpipe.workflow.yaml_file import flow_of_text
+from batchpipe.workflow.authoring.yaml_file import flow_of_text
+from batchpipe.workflow.lowering.lower import check_models, lowered
+from batchpipe.workflow.lowering.types import LIST, NUMBER, TEXT, Type, type_of_arrow
 
 INPUTS = {"passage": TEXT, "title": TEXT, "genre": TEXT, "tags": Type(LIST.word, TEXT)}
 HEAD = "models: {m: x}\nsteps:\n"

@@ -17,8 +17,9 @@ from batchpipe.journal import moments
 from batchpipe.journal.folder import open_folder
 from batchpipe.journal.manifest import read_manifest
 from batchpipe.journal.part_file import batches
-from batchpipe.workflow import begin, journal
+from batchpipe.workflow import begin
 from batchpipe.workflow.builder import Workflow
+from batchpipe.workflow.journal import journal
 from batchpipe.workflow.step_progress import ToldSteps
 
 YAML = """
@@ -35,7 +36,7 @@ output: {{items: together.items, last: last.output}}
 
 IMPATIENT = """
 import sys
-from batchpipe.workflow import journal
+from batchpipe.workflow.journal import journal
 journal.FLUSH_SECONDS = 0.0
 from batchpipe.cli import main
 main(sys.argv[1:])

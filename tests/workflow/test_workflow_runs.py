@@ -14,11 +14,12 @@ from harness import read, write_parquet
 from interpreter import interpreted
 
 from batchpipe.errors import ConfigError
-from batchpipe.workflow import begin, runtime
+from batchpipe.workflow import begin
 from batchpipe.workflow.builder import Workflow
 from batchpipe.workflow.command import run_workflow
-from batchpipe.workflow.models import Opening
 from batchpipe.workflow.options import WorkflowOptions
+from batchpipe.workflow.running import runtime
+from batchpipe.workflow.running.models import Opening
 from batchpipe.workflow.step_progress import ToldSteps, UnwatchedSteps
 
 

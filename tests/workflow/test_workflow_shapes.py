@@ -13,9 +13,9 @@ from flows import run
 from interpreter import interpreted
 
 from batchpipe.errors import ConfigError
-from batchpipe.workflow import runtime
 from batchpipe.workflow.builder import Workflow
-from batchpipe.workflow.lower import lowered
+from batchpipe.workflow.lowering.lower import lowered
+from batchpipe.workflow.running import runtime
 
 
 def summed(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:

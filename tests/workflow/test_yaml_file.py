@@ -9,8 +9,8 @@ from flow_files import YAML, python_flow
 
 import batchpipe as bp
 from batchpipe.errors import ConfigError
+from batchpipe.workflow.authoring.yaml_file import flow_of_text, read_flow
 from batchpipe.workflow.steps import Cascade, Llm, Vote
-from batchpipe.workflow.yaml_file import flow_of_text, read_flow
 
 SMALL = "models: {m: x}\nsteps:\n  a:\n    llm: m\n    template: hi\n"
 

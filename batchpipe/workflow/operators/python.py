@@ -11,8 +11,8 @@ from typing import Any
 
 from batchpipe.errors import ConfigError
 from batchpipe.rows.words import listed, one_line, shown
-from batchpipe.workflow.functions import imported, row_keys
-from batchpipe.workflow.names import Fault
+from batchpipe.workflow.authoring.functions import imported, row_keys
+from batchpipe.workflow.authoring.names import Fault
 from batchpipe.workflow.operators.plain import NotPlain, plain
 from batchpipe.workflow.outcome import Outcome
 from batchpipe.workflow.steps import Python

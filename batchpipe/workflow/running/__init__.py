@@ -1,0 +1,1 @@
+"""The loop of a workflow: rows, levels and models in memory, and who waits for whom."""

@@ -1,0 +1,123 @@
+"""A workflow's models: found before anything runs, loaded when their turn comes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from batchpipe.config import JobOptions, RunOptions
+from batchpipe.errors import ConfigError
+from batchpipe.job.collection import collection_paused
+from batchpipe.job.kv_memory import CPU_SHARE, free_bytes
+from batchpipe.job.language import Language, load_config, load_language
+from batchpipe.planner.request import Constraint
+from batchpipe.running.engines import Backend, computing, connect
+from batchpipe.workflow.lowering.lower import check_models, model_options
+from batchpipe.workflow.running.residents import LiveModel
+from batchpipe.workflow.steps import Flow, ModelChoice
+
+CUDA_SHARE = 0.95  # of the free memory; what is left is for the device's own
+CPU_MEMORY_SHARE = 0.8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundModel:
+    """A model that is there and can be served; its weights are not read yet."""
+
+    options: JobOptions
+    config: Any  # transformers PreTrainedConfig
+    language: Language
+    backend: Backend
+    device: str  # a kind of device
+    dtype: str | None
+
+
+def resolved(flow: Flow, overrides: Mapping[str, Any], model: str | None) -> Flow:
+    """The workflow whose models have the command's options where they say nothing themselves.
+
+    Raises:
+        ConfigError: ``model`` is to take the place of the workflow's one model, and it has several
+    """
+    choices = dict(flow.models)
+    if model is not None:
+        if len(choices) != 1:
+            raise ConfigError(
+                f"-m {model}: {flow.source} has {len(choices)} models and -m can only take the "
+                f"place of one; name it in the workflow"
+            )
+        choices = {name: replace(choice, model=model) for name, choice in choices.items()}
+    return replace(
+        flow,
+        models={
+            name: replace(choice, options={**overrides, **choice.options})
+            for name, choice in choices.items()
+        },
+    )
+
+
+def find_models(flow: Flow) -> dict[str, FoundModel]:
+    """Every model is there and can be served; no weights are read.
+
+    Raises:
+        ConfigError: one is not, or cannot
+    """
+    check_models(flow)  # all of them, before a tokenizer loads
+    options = model_options(flow)
+    return {name: _found(job, flow.models[name]) for name, job in options.items()}
+
+
+def _found(options: JobOptions, choice: ModelChoice) -> FoundModel:
+    config = load_config(options)
+    step_tokens = choice.options.get("step_tokens")
+    backend = connect(options, RunOptions(out="", step_tokens=step_tokens))
+    device, dtype = computing(options, config)
+    language = load_language(options, config)
+    backend.target(language, dtype)  # what cannot be served is told now
+    return FoundModel(options, config, language, backend, device, dtype)
+
+
+class Opening:
+    """Loads models, each with the forms that its answers will have to have."""
+
+    def __init__(
+        self, found: Mapping[str, FoundModel], constraints: Sequence[Constraint], groups: int
+    ) -> None:
+        self._found, self._constraints, self._groups = found, constraints, groups
+
+    def __call__(self, name: str, share: float) -> LiveModel:
+        """The model is in memory and has this share of what is free for its KV.
+
+        Raises:
+            ConfigError: the device has no room for it
+            DeviceLost: the device fails for good
+        """
+        model = self._found[name]
+        with collection_paused():
+            from batchpipe.running.live import open_live  # torch, from here on
+            from batchpipe.running.own_engine import OwnBackend
+
+            assert isinstance(model.backend, OwnBackend), "workflows run on our own engine"
+            return open_live(
+                model.backend,
+                model.language,
+                model.dtype,
+                constraints=self._constraints,
+                groups=max(1, self._groups),
+                memory_share=share,
+            )
+
+
+def memory_bytes(device: str) -> int:
+    """What models may take on this kind of device now."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0] * CUDA_SHARE)
+    return int(free_bytes(device) / CPU_SHARE * CPU_MEMORY_SHARE)
+
+
+def shown_name(model: str) -> str:
+    """The model as a person calls it: a directory by its last name."""
+    return Path(model).name if Path(model).is_dir() else model
