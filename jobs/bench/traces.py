@@ -23,6 +23,8 @@ last answers of OpenVid are given other lengths until the density is exact.
 
 **BatchLLM** (Zheng et al., MLSys'26, arXiv 2412.03594), micro-benchmark. The paper's: prompts in
 groups with one prefix, parts of fixed lengths, 6,400 prompts in random order, 100 output tokens.
+
+**Zipf**, ours: templates behind a few system prompts, each as popular as one over its place.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from source_mix import (
     Rates,
     compute_seconds,
     draw_mix,
+    lognormal,
     memory_seconds,
 )
 
@@ -101,6 +104,24 @@ def batchllm(
     )
     order = np.arange(prompts) if sorted_by_prefix else rng.permutation(prompts)
     return _trace(heads, lengths, order, rng)
+
+
+def zipf(
+    requests: int = 40_000, templates: int = 400, exponent: float = 1.0, seed: int = 0
+) -> Trace:
+    """Template ``k`` of so many is asked for in proportion to ``k ** -exponent``.
+
+    Lognormal lengths: 256 tokens of a system prompt, one of eight, 512 of the template, 256 of the
+    request's own and 128 of its answer, on average.
+    """
+    rng = np.random.default_rng(seed)
+    systems = _random_rows(lognormal(8, 256, 0.5, rng).tolist(), rng)
+    bodies = _random_rows(lognormal(templates, 512, 0.8, rng).tolist(), rng)
+    heads = [np.concatenate([systems[k % 8], body]) for k, body in enumerate(bodies)]
+    popularity = np.arange(1, templates + 1) ** -exponent
+    chosen = rng.choice(templates, requests, p=popularity / popularity.sum())
+    own, answers = (lognormal(requests, mean, 1.0, rng) for mean in (256, 128))
+    return _trace(heads, Lengths(chosen, own, answers), rng.permutation(requests), rng)
 
 
 def _random_rows(lengths: list[int], rng: np.random.Generator) -> list[TokenIds]:

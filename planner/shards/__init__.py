@@ -1,0 +1,1 @@
+"""A plan for several workers: cut into shards, dealt out, and passed on while the workers run."""

@@ -1,0 +1,167 @@
+"""Where a plan is cut for several workers: shards of about equal time, along cheap borders.
+
+Twice the same search: the whole into a run for each worker (BlendServe, S7), and each run into
+several shards, so that there is something to deal out and to steal.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from batchpipe.planner.shards.work import Work
+
+Int64s = npt.NDArray[np.int64]
+
+SHARD_SLACK = 0.25  # shards of one run are dealt out one by one, so they may differ
+WINDOW_BORDERS = 256  # that compete for one cut
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The prompts at ranks ``first:last``, for one worker at a time."""
+
+    first: int
+    last: int
+    seconds: float  # modelled, with all nodes above its prompts
+    second: int = -1  # the worker to take it if its own does not come to it; -1: none
+    failures: int = 0
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """The half-open range of its ranks."""
+        return self.first, self.last
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shards:
+    """Every prompt in one shard, neighbours in rank side by side."""
+
+    work: Work
+    runs: tuple[tuple[Shard, ...], ...]  # neighbouring shards of about equal time together
+
+    @property
+    def all(self) -> tuple[Shard, ...]:
+        """The shards in order of rank."""
+        return tuple(shard for run in self.runs for shard in run)
+
+    def prompts(self, shard: Shard) -> npt.NDArray[np.int32]:
+        """Its prompts in the plan's order, as indices into the plan."""
+        return self.work.prompts(shard.first, shard.last)
+
+    @property
+    def duplicated_tokens(self) -> int:
+        """Prompt tokens computed more than once if every shard had a worker of its own."""
+        alone = sum(int(self.work.tokens.of(*shard.ranks)) for shard in self.all)
+        return alone - self.work.tree.computed_tokens
+
+
+def cut(work: Work, workers: int, shards_per_worker: int, run_slack: float) -> Shards | None:
+    """At most so many runs, each at most ``1 + run_slack`` of an equal part, cut at least cost.
+
+    None where no such runs exist.
+    """
+    most = work.bound_seconds(workers) * (1 + run_slack)
+    borders = cheapest_borders(work, (0, len(work)), min(workers, len(work)), most)
+    if borders is None:
+        return None
+    part = work.total_seconds / workers / shards_per_worker
+    return Shards(work, tuple(_shards(work, run, part) for run in pairwise(borders)))
+
+
+def _shards(work: Work, run: tuple[int, int], part_seconds: float) -> tuple[Shard, ...]:
+    """The run in shards of about so many seconds, none with more prefix than time of its own.
+
+    A prompt that is heavier than that is a shard alone.
+    """
+    first, last = run
+    own = np.diff(work.seconds.alone[first : last + 1])
+    heavy = (first + np.flatnonzero(own > part_seconds)).tolist()
+    ends = sorted({first, last, *heavy, *(rank + 1 for rank in heavy)})
+    borders = [first]
+    for stretch in pairwise(ends):
+        borders += _even_borders(work, stretch, part_seconds)[1:]
+    kept = [first]
+    for border in borders[1:-1]:
+        added = min(work.seconds.added(kept[-1], border), work.seconds.added(border, last))
+        if added >= work.crossing_seconds[border]:
+            kept.append(border)
+    return tuple(Shard(*each, work.seconds.of(*each)) for each in pairwise([*kept, last]))
+
+
+def _even_borders(work: Work, within: tuple[int, int], part_seconds: float) -> list[int]:
+    """The range in as many pieces as it has such parts, however unlike they have to be."""
+    pieces = min(within[1] - within[0], math.ceil(work.seconds.of(*within) / part_seconds))
+    most = work.crossing_seconds[list(within)].max() + work.seconds.of(*within) / pieces
+    borders: list[int] | None = None
+    while borders is None:
+        most *= 1 + SHARD_SLACK
+        borders = cheapest_borders(work, within, pieces, most)
+    return borders
+
+
+def cheapest_borders(
+    work: Work, within: tuple[int, int], pieces: int, most_seconds: float
+) -> list[int] | None:
+    """Where to cut a range into at most so many, none heavier than ``most_seconds``.
+
+    The cuts double as few seconds of prefixes as is possible between the borders that are looked
+    at, the cheapest of each small stretch; None where the pieces would be too heavy.
+    """
+    ranks = _candidates(work, within, _stretch_seconds(work, within, pieces, most_seconds))
+    sums, cost = work.seconds, work.crossing_seconds[ranks]
+    begin = (sums.alone + sums.ended)[ranks]  # a piece from i to j takes end[j] - begin[i]
+    end = (sums.alone + sums.begun)[ranks]
+    last = len(ranks) - 1
+    best = np.full(len(ranks), np.inf)
+    best[0] = -cost[0]  # the outer borders are no cuts
+    came_from: list[Int64s] = []
+    for left in range(pieces - 1, -1, -1):
+        starts = np.flatnonzero(np.isfinite(best))
+        # From where the rest is too much for the pieces left, there is no way on.
+        near = np.searchsorted(end, end[last] - left * most_seconds * (1 + 1e-12))
+        far = np.searchsorted(end, begin[starts[-1]] + most_seconds * (1 + 1e-12), "right")
+        stops = np.arange(max(int(near), int(starts[0])), min(int(far), last + 1))
+        if not len(stops):
+            return None
+        light = end[stops] - begin[starts][:, None] <= most_seconds * (1 + 1e-12)
+        ahead = stops > starts[:, None]
+        total = np.where(light & ahead, best[starts][:, None] + cost[stops], np.inf)
+        total[stops == starts[:, None]] = best[starts[np.isin(starts, stops)]]  # one piece fewer
+        chosen = total.argmin(axis=0)
+        best = np.full(len(ranks), np.inf)
+        best[stops] = total[chosen, np.arange(len(stops))]
+        before = np.full(len(ranks), -1)
+        before[stops] = starts[chosen]
+        came_from.append(before)
+        if not np.isfinite(best).any():
+            return None
+    if not np.isfinite(best[last]):
+        return None
+    way = [last]
+    for before in reversed(came_from):
+        way.append(int(before[way[-1]]))
+    return [int(rank) for rank in ranks[sorted(set(way))]]
+
+
+def _stretch_seconds(
+    work: Work, within: tuple[int, int], pieces: int, most_seconds: float
+) -> float:
+    """The time in which one border stands for all: the less, the less room a cut has to move."""
+    spare = pieces * most_seconds - work.seconds.of(*within)
+    return float(min(most_seconds / 8, max(spare / WINDOW_BORDERS, most_seconds / 4096)))
+
+
+def _candidates(work: Work, within: tuple[int, int], stretch_seconds: float) -> Int64s:
+    """The cheapest border of each stretch, and the two ends."""
+    first, last = within
+    ranks = np.arange(first, last + 1)
+    reached = (work.seconds.alone + work.seconds.begun)[first : last + 1]
+    stretch = ((reached - reached[0]) / max(stretch_seconds, 1e-30)).astype(np.int64)
+    by_cost = np.lexsort((ranks, work.crossing_tokens[first : last + 1], stretch))
+    opens = np.append(True, np.diff(stretch[by_cost]) > 0)
+    return np.unique(np.concatenate([ranks[by_cost][opens], [first, last]]))
