@@ -27,8 +27,7 @@ def hash_beginning(plan: Plan, workers: int) -> WorkerOfRank:
 
 
 def hash_prefix(plan: Plan, workers: int) -> WorkerOfRank:
-    """By a hash of all tokens that the prompt shares with another; of all its tokens if it shares
-    none."""
+    """By a hash of all tokens that the prompt shares with another, or of all that it has."""
     shared = plan.tree.tail_start.tolist()
     rows = (
         plan.prompts[prompt][: tokens or None]
@@ -42,9 +41,10 @@ def depth_first(plan: Plan, workers: int) -> WorkerOfRank:
     return np.arange(len(plan.prompts)) * workers // len(plan.prompts)
 
 
+HASH_OF_BEGINNING = f"hash of {HASHED_TOKENS}"
 ROUTERS: dict[str, Callable[[Plan, int], WorkerOfRank]] = {
     "round robin": round_robin,
-    f"hash of {HASHED_TOKENS}": hash_beginning,
+    HASH_OF_BEGINNING: hash_beginning,
     "hash of prefix": hash_prefix,
     "dfs, equal counts": depth_first,
 }

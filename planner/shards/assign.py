@@ -143,7 +143,15 @@ def with_second(division: Division) -> Division:
         second = int(finish.argmin())
         load[second] = finish[second]
         queues[owner[place]].append(replace(shard, second=second))
-    return Division(division.work, tuple(map(tuple, queues)))
+    return Division(division.work, tuple(tuple(sorted(q, key=_turn)) for q in queues))
+
+
+def _turn(shard: Shard) -> tuple[float, int]:
+    """Prompts that are shards alone first, by weight: none is begun when the others are done.
+
+    All others in order of rank, so that each goes on with what is held of the one before.
+    """
+    return (-shard.seconds if shard.last - shard.first == 1 else 0.0), shard.first
 
 
 def _common_seconds(work: Work, shards: Sequence[Shard]) -> Seconds:  # [shards, shards]

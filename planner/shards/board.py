@@ -79,12 +79,26 @@ class Board:
         """True where every shard is done or given up."""
         return not self.returned and not any(w.waiting or w.begun for w in self.workers)
 
+    def speed(self, worker: int) -> float:
+        """Modelled seconds that the worker does in one by the clock, as far as is known.
+
+        What it has begun may already take longer than it should at the speed of before.
+        """
+        state = self.workers[worker]
+        elapsed = self.now_seconds - state.since_seconds
+        begun = sum(shard.seconds for shard in state.begun)
+        return min(state.speed, begun / elapsed) if begun and elapsed > 0 else state.speed
+
+    def remaining_work_seconds(self, worker: int) -> float:
+        """Modelled, of all that the worker has and has not done, if it goes on as before."""
+        state = self.workers[worker]
+        begun = sum(shard.seconds for shard in state.begun)
+        elapsed = self.now_seconds - state.since_seconds
+        return max(0.0, begun - elapsed * state.speed) + state.waiting_seconds
+
     def remaining_seconds(self, worker: int) -> float:
         """By the clock, until the worker is done with all it has, if it goes on as before."""
-        state = self.workers[worker]
-        begun = sum(shard.seconds for shard in state.begun) / state.speed
-        begun = max(0.0, begun - (self.now_seconds - state.since_seconds))
-        return begun + state.waiting_seconds / state.speed
+        return self.remaining_work_seconds(worker) / self.speed(worker)
 
     def _with(self, worker: int, state: WorkerState) -> Board:
         workers = (*self.workers[:worker], state, *self.workers[worker + 1 :])

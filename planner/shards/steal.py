@@ -6,12 +6,14 @@ One rule for the simulator and for the runner: a pure function of the `Board`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from batchpipe.planner.shards.board import Assignment, Board, part_of
 from batchpipe.planner.shards.cut import Shard
+
+LEAST_SHARE = 1 / 64  # of a worker's part of the job: no shard is cut below it
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,25 @@ def next_shard(board: Board, worker: int) -> Assignment | None:
     state = board.workers[worker]
     if not state.is_alive:
         return None
-    if state.waiting:
-        return Assignment(worker, state.waiting[0], state.waiting[0], worker)
-    if board.returned:
-        shard = max(board.returned, key=lambda each: (each.second == worker, each.seconds))
-        return Assignment(worker, shard, shard, None)
+    taken = _own(board, worker) or _returned(board, worker) or _stolen(board, worker)
+    if taken is None:
+        return None
+    return replace(taken, shard=_beginning(board, taken))
+
+
+def _own(board: Board, worker: int) -> Assignment | None:
+    waiting = board.workers[worker].waiting
+    return Assignment(worker, waiting[0], waiting[0], worker) if waiting else None
+
+
+def _returned(board: Board, worker: int) -> Assignment | None:
+    if not board.returned:
+        return None
+    shard = max(board.returned, key=lambda each: (each.second == worker, each.seconds))
+    return Assignment(worker, shard, shard, None)
+
+
+def _stolen(board: Board, worker: int) -> Assignment | None:
     offers = [offer for offer in _offers(board, worker) if offer.pays]
     if not offers:
         return None
@@ -53,6 +69,34 @@ def next_shard(board: Board, worker: int) -> Assignment | None:
     if best.first > shard.first:
         shard = part_of(board.work, shard, best.first, shard.last)
     return Assignment(worker, shard, best.whole, best.owner)
+
+
+def _beginning(board: Board, taken: Assignment) -> Shard:
+    """As much of the shard as the worker does in half of the time that all need for all.
+
+    What it has not begun others can take, and if it goes on with it itself, that costs nothing, as
+    it has the prefix. (Guided self-scheduling: Polychronopoulos and Kuck, 1987.)
+    """
+    work, shard = board.work, taken.shard
+    alive = [number for number, state in enumerate(board.workers) if state.is_alive]
+    if len(alive) == 1:
+        return shard
+    left = sum(map(board.remaining_work_seconds, range(len(board.workers))))
+    left += sum(each.seconds for each in board.returned)
+    speeds = {worker: board.speed(worker) for worker in alive}
+    most = left / sum(speeds.values()) / 2 * speeds[taken.worker]
+    most = max(most, LEAST_SHARE * work.total_seconds / len(alive))
+    if shard.seconds <= most or shard.last - shard.first == 1:
+        return shard
+    sums = work.seconds
+    borders = np.arange(shard.first + 1, shard.last)
+    added = sums.alone[borders] + sums.begun[borders] - sums.alone[shard.first]
+    share = (added - sums.begun[shard.first]) / most
+    near = np.flatnonzero((share > 2 / 3) & (share < 4 / 3))
+    if not len(near):  # few prompts, and heavy ones
+        near = np.array([max(0, int(np.searchsorted(share, 1, "right")) - 1)])
+    cheapest = np.lexsort((abs(share[near] - 1), work.crossing_tokens[borders[near]]))[0]
+    return part_of(work, shard, shard.first, int(borders[near][cheapest]))
 
 
 def _offers(board: Board, worker: int) -> Iterator[_Offer]:
@@ -71,8 +115,7 @@ def _best_offer(board: Board, worker: int, owner: int, shard: Shard, left: float
     A theft that leaves the thief the later of the two looks at each border inside the shard: its
     end would go to the thief, its beginning stay.
     """
-    work, speed = board.work, board.workers[worker].speed
-    owner_speed = board.workers[owner].speed
+    work, speed, owner_speed = board.work, board.speed(worker), board.speed(owner)
     held = board.workers[worker].last
     has = work.common_seconds(held, shard.ranks) if held is not None else 0.0
 
