@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -65,13 +66,10 @@ def divide(work: Work, workers: int, shards_per_worker: int = 4) -> Division:
     assert shards_per_worker >= 1, f"{shards_per_worker} shards per worker"
     if not len(work):
         return Division(work, ((),) * workers)
-    best: Division | None = None
+    best = Division(work, ((Shard(0, len(work), work.total_seconds),), *((),) * (workers - 1)))
     for finer in FINER:
         for shards in _cuts(work, workers, shards_per_worker * finer):
-            found = assign(shards, workers)
-            if best is None or found.price_seconds < best.price_seconds:
-                best = found
-        assert best is not None, "one run for all is always possible"
+            best = _cheaper(best, assign(shards, workers))
         if best.price_seconds <= GOOD_PRICE * work.bound_seconds(workers):
             break
     return with_second(best)
@@ -93,7 +91,12 @@ def assign(shards: Shards, workers: int) -> Division:
     for slack in AFFINITY_SLACKS:
         most = shards.work.bound_seconds(workers) * (1 + slack)
         divisions.append(Division(shards.work, _heaviest_first(shards.all, common, workers, most)))
-    return min(divisions, key=lambda division: division.price_seconds)
+    return reduce(_cheaper, divisions)
+
+
+def _cheaper(one: Division, other: Division) -> Division:
+    """The other only where it is cheaper by more than rounding, so that a choice is stable."""
+    return other if other.price_seconds < one.price_seconds * (1 - 1e-6) else one
 
 
 def _heaviest_first(

@@ -47,12 +47,6 @@ class WorkerState:
         """Modelled, of the shards that wait."""
         return sum(shard.seconds for shard in self.waiting)
 
-    @property
-    def speed(self) -> float:
-        """Modelled seconds that it does in one; 1 where nothing is known."""
-        known = self.spent_seconds > 0 and self.modelled_seconds > 0
-        return self.modelled_seconds / self.spent_seconds if known else 1.0
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Board:
@@ -84,21 +78,32 @@ class Board:
 
         What it has begun may already take longer than it should at the speed of before.
         """
-        state = self.workers[worker]
-        elapsed = self.now_seconds - state.since_seconds
-        begun = sum(shard.seconds for shard in state.begun)
-        return min(state.speed, begun / elapsed) if begun and elapsed > 0 else state.speed
+        begun, elapsed = self._begun_seconds(worker), self._elapsed_seconds(worker)
+        usual = self._usual_speed(worker)
+        return min(usual, begun / elapsed) if begun and elapsed else usual
 
     def remaining_work_seconds(self, worker: int) -> float:
         """Modelled, of all that the worker has and has not done, if it goes on as before."""
-        state = self.workers[worker]
-        begun = sum(shard.seconds for shard in state.begun)
-        elapsed = self.now_seconds - state.since_seconds
-        return max(0.0, begun - elapsed * state.speed) + state.waiting_seconds
+        done = self._elapsed_seconds(worker) * self._usual_speed(worker)
+        waiting = sum(shard.seconds for shard in self.workers[worker].waiting)
+        return max(0.0, self._begun_seconds(worker) - done) + waiting
 
     def remaining_seconds(self, worker: int) -> float:
         """By the clock, until the worker is done with all it has, if it goes on as before."""
         return self.remaining_work_seconds(worker) / self.speed(worker)
+
+    def _begun_seconds(self, worker: int) -> float:
+        return sum(shard.seconds for shard in self.workers[worker].begun)
+
+    def _elapsed_seconds(self, worker: int) -> float:
+        state = self.workers[worker]
+        return max(0.0, self.now_seconds - state.since_seconds) if state.begun else 0.0
+
+    def _usual_speed(self, worker: int) -> float:
+        """Over all that it has done; of one that has done nothing, over what all have done."""
+        known = (self.workers[worker],) if self.workers[worker].spent_seconds else self.workers
+        spent = sum(state.spent_seconds for state in known)
+        return sum(state.modelled_seconds for state in known) / spent if spent else 1.0
 
     def _with(self, worker: int, state: WorkerState) -> Board:
         workers = (*self.workers[:worker], state, *self.workers[worker + 1 :])

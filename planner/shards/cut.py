@@ -85,12 +85,20 @@ def _shards(work: Work, run: tuple[int, int], part_seconds: float) -> tuple[Shar
     borders = [first]
     for stretch in pairwise(ends):
         borders += _even_borders(work, stretch, part_seconds)[1:]
-    kept = [first]
+    kept = _worth_cutting(work, borders)
+    return tuple(Shard(*each, work.seconds.of(*each)) for each in pairwise(kept))
+
+
+def _worth_cutting(work: Work, borders: list[int]) -> list[int]:
+    """The borders between pieces that have no less of their own than what crosses to either."""
+    kept, above, last = borders[:1], work.crossing_seconds, borders[-1]
     for border in borders[1:-1]:
-        added = min(work.seconds.added(kept[-1], border), work.seconds.added(border, last))
-        if added >= work.crossing_seconds[border]:
+        left = above[kept[-1]] if len(kept) > 1 else 0.0
+        if work.seconds.added(kept[-1], border) >= max(left, above[border]):
             kept.append(border)
-    return tuple(Shard(*each, work.seconds.of(*each)) for each in pairwise([*kept, last]))
+    while len(kept) > 1 and work.seconds.added(kept[-1], last) < above[kept[-1]]:
+        kept.pop()
+    return [*kept, last]
 
 
 def _even_borders(work: Work, within: tuple[int, int], part_seconds: float) -> list[int]:

@@ -13,7 +13,9 @@ import numpy as np
 from batchpipe.planner.shards.board import Assignment, Board, part_of
 from batchpipe.planner.shards.cut import Shard
 
-LEAST_SHARE = 1 / 64  # of a worker's part of the job: no shard is cut below it
+# Of a worker's equal part of the job:
+LEAST_SHARE = 1 / 64  # no shard is begun in parts below it
+LEAST_GAIN = 1 / 128  # no theft is worth less
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,6 @@ class _Offer:
     first: int  # of the ranks that would be taken, up to the whole's last
     gain_seconds: float  # by which both are done sooner
     prefix_seconds: float  # that the thief computes and somebody else does too
-
-    @property
-    def pays(self) -> bool:
-        """True where more is won than computed twice."""
-        return self.gain_seconds > self.prefix_seconds
 
 
 def next_shard(board: Board, worker: int) -> Assignment | None:
@@ -61,7 +58,12 @@ def _returned(board: Board, worker: int) -> Assignment | None:
 
 
 def _stolen(board: Board, worker: int) -> Assignment | None:
-    offers = [offer for offer in _offers(board, worker) if offer.pays]
+    least = LEAST_GAIN * _part_seconds(board)
+    offers = [
+        offer
+        for offer in _offers(board, worker)
+        if offer.gain_seconds > max(least, offer.prefix_seconds)
+    ]
     if not offers:
         return None
     best = max(offers, key=lambda each: (each.whole.second == worker, each.gain_seconds))
@@ -85,7 +87,7 @@ def _beginning(board: Board, taken: Assignment) -> Shard:
     left += sum(each.seconds for each in board.returned)
     speeds = {worker: board.speed(worker) for worker in alive}
     most = left / sum(speeds.values()) / 2 * speeds[taken.worker]
-    most = max(most, LEAST_SHARE * work.total_seconds / len(alive))
+    most = max(most, LEAST_SHARE * _part_seconds(board))
     if shard.seconds <= most or shard.last - shard.first == 1:
         return shard
     sums = work.seconds
@@ -97,6 +99,11 @@ def _beginning(board: Board, taken: Assignment) -> Shard:
         near = np.array([max(0, int(np.searchsorted(share, 1, "right")) - 1)])
     cheapest = np.lexsort((abs(share[near] - 1), work.crossing_tokens[borders[near]]))[0]
     return part_of(work, shard, shard.first, int(borders[near][cheapest]))
+
+
+def _part_seconds(board: Board) -> float:
+    """An equal part of the job for each worker that lives."""
+    return board.work.total_seconds / sum(state.is_alive for state in board.workers)
 
 
 def _offers(board: Board, worker: int) -> Iterator[_Offer]:

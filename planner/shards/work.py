@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from batchpipe.planner.order import Order, Ordering
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.tree.prefix_tree import PrefixTree
 
-Amounts = npt.NDArray[np.float64] | npt.NDArray[np.int64]
+Amounts = npt.NDArray[Any]  # seconds as float64, or tokens as int64
 Int32s = npt.NDArray[np.int32]
 Range = tuple[int, int]  # ranks first:last
 
