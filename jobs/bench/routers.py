@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from batchpipe.planner.job_cost import JobCost
 from batchpipe.planner.plan import Plan
+from batchpipe.planner.shards.work import Work
 
 HASHED_TOKENS = 256  # of a prompt: what routers in front of engines look at
 WorkerOfRank = npt.NDArray[np.int64]
@@ -51,21 +51,20 @@ ROUTERS: dict[str, Callable[[Plan, int], WorkerOfRank]] = {
 
 
 def routed(
-    plan: Plan, cost: JobCost, worker_of: WorkerOfRank, workers: int
+    work: Work, node_seconds: npt.NDArray[np.float64], worker_of: WorkerOfRank, workers: int
 ) -> tuple[list[float], int]:
     """Seconds of each worker, and prompt tokens that are computed more than once.
 
     As kind as can be: a worker computes each node that it needs once, whatever its memory.
     """
-    tree = plan.tree
+    tree = work.tree
     seconds, tokens = [], 0
     node_tokens = (tree.end - tree.start).astype(np.int64)
-    tail_tokens = plan.prompts.lengths[tree.order] - tree.tail_start
-    tail_seconds = (cost.compute + cost.memory)[tree.order]
+    tail_tokens, tail_seconds = np.diff(work.tokens.alone), np.diff(work.seconds.alone)
     for worker in range(workers):
         mine = worker_of == worker
         before = np.append(0, np.cumsum(mine))
         needed = before[tree.last] > before[tree.first]
-        seconds.append(float(tail_seconds[mine].sum() + cost.node_compute[needed].sum()))
+        seconds.append(float(tail_seconds[mine].sum() + node_seconds[needed].sum()))
         tokens += int(tail_tokens[mine].sum() + node_tokens[needed].sum())
     return seconds, tokens - tree.computed_tokens

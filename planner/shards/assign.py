@@ -23,6 +23,7 @@ RUN_SLACKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 6
 # Where the price is above this times the bound, the same is tried with so many times the shards.
 GOOD_PRICE = 1.03
 FINER = (1, 2, 4)
+PATIENCE = 4  # cuts in a row that are no better end the search among ever less even ones
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,8 +69,12 @@ def divide(work: Work, workers: int, shards_per_worker: int = 4) -> Division:
         return Division(work, ((),) * workers)
     best = Division(work, ((Shard(0, len(work), work.total_seconds),), *((),) * (workers - 1)))
     for finer in FINER:
+        no_better = 0
         for shards in _cuts(work, workers, shards_per_worker * finer):
-            best = _cheaper(best, assign(shards, workers))
+            before, best = best, _cheaper(best, assign(shards, workers))
+            no_better = no_better + 1 if best is before else 0
+            if no_better == PATIENCE:
+                break
         if best.price_seconds <= GOOD_PRICE * work.bound_seconds(workers):
             break
     return with_second(best)

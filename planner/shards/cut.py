@@ -124,36 +124,39 @@ def cheapest_borders(
     sums, cost = work.seconds, work.crossing_seconds[ranks]
     begin = (sums.alone + sums.ended)[ranks]  # a piece from i to j takes end[j] - begin[i]
     end = (sums.alone + sums.begun)[ranks]
-    last = len(ranks) - 1
-    best = np.full(len(ranks), np.inf)
-    best[0] = -cost[0]  # the outer borders are no cuts
-    came_from: list[Int64s] = []
+    most = most_seconds * (1 + 1e-12)
+    cheapest = np.full(len(ranks), np.inf)  # of the ways to a border with so many pieces or fewer
+    cheapest[0] = 0.0
+    ways: list[Int64s] = []
     for left in range(pieces - 1, -1, -1):
-        starts = np.flatnonzero(np.isfinite(best))
+        starts = np.flatnonzero(np.isfinite(cheapest))
         # From where the rest is too much for the pieces left, there is no way on.
-        near = np.searchsorted(end, end[last] - left * most_seconds * (1 + 1e-12))
-        far = np.searchsorted(end, begin[starts[-1]] + most_seconds * (1 + 1e-12), "right")
-        stops = np.arange(max(int(near), int(starts[0])), min(int(far), last + 1))
-        if not len(stops):
+        near = max(int(starts[0]), int(np.searchsorted(end, end[-1] - left * most)))
+        far = min(len(ranks), int(np.searchsorted(end, begin[starts[-1]] + most, "right")))
+        if near >= far:
             return None
-        light = end[stops] - begin[starts][:, None] <= most_seconds * (1 + 1e-12)
-        ahead = stops > starts[:, None]
-        total = np.where(light & ahead, best[starts][:, None] + cost[stops], np.inf)
-        total[stops == starts[:, None]] = best[starts[np.isin(starts, stops)]]  # one piece fewer
-        chosen = total.argmin(axis=0)
-        best = np.full(len(ranks), np.inf)
-        best[stops] = total[chosen, np.arange(len(stops))]
-        before = np.full(len(ranks), -1)
-        before[stops] = starts[chosen]
-        came_from.append(before)
-        if not np.isfinite(best).any():
+        stops = np.arange(near, far)
+        ahead = (stops > starts[:, None]) & (end[stops] - begin[starts][:, None] <= most)
+        price = np.where(stops == starts[:, None], 0.0, np.where(ahead, cost[stops], np.inf))
+        price += cheapest[starts][:, None]
+        chosen = price.argmin(axis=0)
+        cheapest = np.full(len(ranks), np.inf)
+        cheapest[stops] = price[chosen, stops - near]
+        if not np.isfinite(cheapest).any():
             return None
-    if not np.isfinite(best[last]):
+        ways.append(np.full(len(ranks), -1))
+        ways[-1][stops] = starts[chosen]
+    if not np.isfinite(cheapest[-1]):
         return None
-    way = [last]
-    for before in reversed(came_from):
-        way.append(int(before[way[-1]]))
-    return [int(rank) for rank in ranks[sorted(set(way))]]
+    return [int(rank) for rank in ranks[_followed(ways)]]
+
+
+def _followed(ways: list[Int64s]) -> list[int]:
+    """The borders on the way to the last one, by where each way came from."""
+    on_way = [len(ways[-1]) - 1]
+    for came_from in reversed(ways):
+        on_way.append(int(came_from[on_way[-1]]))
+    return sorted(set(on_way))
 
 
 def _stretch_seconds(

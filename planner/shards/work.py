@@ -7,16 +7,17 @@ between two shards costs the nodes that lie on both sides of it. Knows nothing o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from batchpipe.planner.machine.step_cost import StepCost
+from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.order import Order, Ordering
 from batchpipe.planner.plan import Plan
+from batchpipe.planner.planning import Setting
 from batchpipe.planner.tree.prefix_tree import PrefixTree
 
 Amounts = npt.NDArray[Any]  # seconds as float64, or tokens as int64
@@ -64,8 +65,8 @@ class Sums:
 class Work:
     """A plan's prompts in the tree's order, with what ranges of them cost.
 
-    Seconds are those of `JobCost`: computing each distinct token once and reading for each decode,
-    the one after the other.
+    Seconds are those of `JobCost`, one after the other: computing each distinct token once, and the
+    reads of each decode.
     """
 
     tree: PrefixTree
@@ -122,9 +123,24 @@ class Work:
         return alone - sum(self.common_tokens(*pair) for pair in pairwise(sorted(ranges)))
 
 
-def work_of(plan: Plan, step: StepCost | None) -> Work:
-    """The work of a plan, with its expected answers."""
-    return measured(plan.ordering(step), plan.order)
+def work_of(plan: Plan, setting: Setting | None) -> Work:
+    """The work of a plan, with its expected answers; relative seconds without a setting."""
+    job = plan.ordering(None if setting is None else setting.cost)
+    if setting is not None:
+        cost = replace(job.cost, memory=job.cost.memory * _steps_share(setting))
+        job = replace(job, cost=cost)
+    return measured(job, plan.order)
+
+
+def _steps_share(setting: Setting) -> float:
+    """Seconds of a decoding step over those of its keys, where they fill the memory.
+
+    A step reads the weights and has fixed costs, whatever it decodes; with full memory that is
+    spread over as many keys as there are.
+    """
+    cost = setting.cost
+    keys_seconds = setting.kv_blocks * BLOCK_TOKENS * cost.key_seconds
+    return 1 + (cost.fixed_seconds + cost.weights_seconds(1)) / keys_seconds
 
 
 def measured(job: Ordering, order: Order) -> Work:
