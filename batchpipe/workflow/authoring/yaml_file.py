@@ -5,7 +5,8 @@ A file is an object of up to four keys::
     models:                       # a name for each, and its hub id or directory
       small: Qwen/Qwen3-0.6B
       large: {model: Qwen/Qwen3-8B, dtype: bfloat16, kv_memory: 4GB}
-    databases:                    # SQLAlchemy URLs; ${NAME} is a variable of the environment
+    databases:                    # SQLAlchemy URLs; ${NAME} is a variable of the environment,
+                                  # ${NAME:-text} is the text where there is none
       films: sqlite:///films.db
     steps:                        # a name for each; the key of its kind says what it is
       about: {llm: small, template: "What is {{ title }} about?", max_tokens: 64}
