@@ -23,15 +23,19 @@ import pyarrow.parquet as pq
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Token ids to continue, each by the same number of new tokens, eos ignored."""
+    """Token ids to continue, each by the same number of new tokens or until its end."""
 
     prompts: list[list[int]]
     max_tokens: int
     pad_token_id: int
+    eos_token_id: int | None = None  # what ends an answer; None: nothing does
 
 
 def padded_generate(model: Any, work: Work, batch_size: int) -> list[list[int]]:
-    """Answers of `model.generate`, in input order, from left-padded batches of similar lengths."""
+    """Answers of `model.generate`, in input order, from left-padded batches of similar lengths.
+
+    An answer that ended before the others of its batch goes on with padding.
+    """
     import torch
 
     answers: list[list[int]] = [[] for _ in work.prompts]
@@ -68,13 +72,13 @@ def continuous_generate(model: Any, work: Work, limits: dict[str, int]) -> list[
 
 
 def _greedy(work: Work) -> Any:
-    """Greedy for exactly ``max_tokens`` new tokens: without an eos id nothing stops earlier."""
+    """Greedy for ``max_tokens`` new tokens: without an eos id nothing stops earlier."""
     from transformers import GenerationConfig
 
     return GenerationConfig(
         max_new_tokens=work.max_tokens,
         do_sample=False,
-        eos_token_id=None,
+        eos_token_id=work.eos_token_id,
         pad_token_id=work.pad_token_id,
     )
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,15 +160,21 @@ def kv_bytes_of_a_token(case: Case) -> int:
     return int(heads * config["head_dim"] * DTYPE_BYTES[case.dtype])
 
 
-def cached_model(shape: str, learned_from: list[Path], cache: Path) -> Path:
-    """The folder of a model of the shape, its tokenizer learned from the files' prompts."""
+def cached_model(
+    shape: str, learned_from: list[Path], cache: Path, options: Sequence[str] = ()
+) -> Path:
+    """The folder of a model of the shape, its tokenizer learned from the files' prompts.
+
+    ``options`` are further ones of ``models.py make``.
+    """
     digest = hashlib.sha256(MODELS.read_bytes())
     for path in learned_from:
         digest.update(path.read_bytes())
+    digest.update(" ".join(options).encode())
     folder = cache / f"{shape}-{digest.hexdigest()[:12]}"
     if not (folder / "tokenizer.json").exists():  # written last
         folder.mkdir(parents=True, exist_ok=True)
-        most = ["--most-prompts", str(PROMPTS_OF_A_FILE)]
+        most = ["--most-prompts", str(PROMPTS_OF_A_FILE), *options]
         words = [sys.executable, str(MODELS), "make", shape, *map(str, learned_from), str(folder)]
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             measure([*words, *most], Path(name))

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 CONTEXT_TOKENS = 16384
 LEARNED_TOKENS = 8192  # what the BPE learns at most; a larger vocabulary is filled up
 SPECIAL_TOKENS = ("<|end|>", "<|pad|>")
+END_SCALE = 1.7  # with whole words: how much wider than a word's the weights of the end are drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +39,24 @@ class Shape:
 
 
 SHAPES = {
+    "llama-8m": Shape("llama", 8192, 256, 704, 6, 4, 2, 64),
     "llama-25m": Shape("llama", 8192, 512, 1408, 8, 8, 4, 64),
     "smollm2-135m": Shape("llama", 49152, 576, 1536, 30, 9, 3, 64),
     "qwen3-0.6b": Shape("qwen3", 151936, 1024, 3072, 28, 16, 8, 128),
 }
 
 
-def make_model(shape: Shape, prompts: Sequence[str], folder: Path) -> int:
+def make_model(
+    shape: Shape, prompts: Sequence[str], folder: Path, *, whole_words: bool = False
+) -> int:
     """A model of the shape and a BPE trained on the prompts lie in ``folder``.
 
     Returns the number of parameters. Attention weights are drawn with std 0.08 and the others with
     0.03 instead of 0.02 (for 512 hidden values; less for more): a plain initialisation repeats one
     token whatever the prompt says.
+
+    With ``whole_words`` an answer is words of one token each: read again as text they are the same
+    tokens, as a trained model's answers are, and now and then an answer ends before its limit.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
@@ -71,7 +78,7 @@ def make_model(shape: Shape, prompts: Sequence[str], folder: Path) -> int:
         num_key_value_heads=shape.kv_heads,
         head_dim=shape.head_dim,
         max_position_embeddings=CONTEXT_TOKENS,
-        tie_word_embeddings=True,
+        tie_word_embeddings=not whole_words,
         **special,
     )
     model = AutoModelForCausalLM.from_config(config)
@@ -80,10 +87,22 @@ def make_model(shape: Shape, prompts: Sequence[str], folder: Path) -> int:
         for name, weight in model.named_parameters():
             if weight.dim() == 2:
                 weight.normal_(std=(0.08 if "self_attn" in name else 0.03) * narrower)
+        if whole_words:
+            head = model.lm_head.weight  # [vocab, hidden]
+            end = head[tokenizer.eos_token_id] * END_SCALE
+            head[[each for each in range(shape.vocab) if not _is_word(tokenizer, each)]] = 0.0
+            head[tokenizer.eos_token_id] = end
     model.generation_config = GenerationConfig(**special)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return int(model.num_parameters())
+
+
+def _is_word(tokenizer: Any, token_id: int) -> bool:
+    """Whether the token is a space and letters, and what that text becomes wherever it stands."""
+    text = tokenizer.decode([token_id])
+    is_letters = text[:1] == " " and text[1:].isascii() and text[1:].isalpha()
+    return is_letters and tokenizer.encode(text) == [token_id]
 
 
 def train_tokenizer(prompts: Sequence[str], vocab: int) -> Any:
@@ -150,15 +169,21 @@ def main() -> None:
 @click.argument("prompts", type=click.Path(exists=True, path_type=Path), nargs=-1, required=True)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--most-prompts", type=click.IntRange(min=1), help="Of a file, to learn from.")
+@click.option("--whole-words", is_flag=True, help="Answers are words of one token each.")
 def make_command(
-    shape: str, prompts: tuple[Path, ...], folder: Path, most_prompts: int | None
+    shape: str,
+    prompts: tuple[Path, ...],
+    folder: Path,
+    most_prompts: int | None,
+    whole_words: bool,
 ) -> None:
     """Make a model and its tokenizer from Parquet files with a prompt column."""
     texts = []
     for path in prompts:  # evenly spaced: files are in order of their tasks
         column = pq.read_table(path, columns=["prompt"])["prompt"].to_pylist()
         texts += column[:: max(1, len(column) // (most_prompts or len(column)))]
-    print(json.dumps({"parameters": make_model(SHAPES[shape], texts, folder)}))
+    made = make_model(SHAPES[shape], texts, folder, whole_words=whole_words)
+    print(json.dumps({"parameters": made}))
 
 
 @main.command("count")

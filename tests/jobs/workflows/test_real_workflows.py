@@ -13,10 +13,11 @@ from postgres_server import BINARIES, postgres_server
 
 from batchpipe.demo.prompt import MODEL_DIR
 
-JOBS = Path(__file__).parents[3] / "jobs" / "workflows"
-sys.path.insert(0, str(JOBS))
+sys.path.insert(0, str(Path(__file__).parents[3] / "jobs" / "workflows"))
 
 from films_database import FILMS, make_database
+
+JOBS = Path(__file__).parents[3] / "jobs" / "workflows"
 
 
 def ran(name: str, inputs: str, folder: Path) -> tuple[list[Row], Row]:
