@@ -26,19 +26,19 @@ import pyarrow.parquet as pq
 from answerers import ANSWERERS, Answerer
 
 from batchpipe.planner.query.graph import INPUT, Operator
-from batchpipe.workflow.inline_steps import value_of
-from batchpipe.workflow.lower import Lowered, lowered
+from batchpipe.workflow.authoring.yaml_file import read_flow
+from batchpipe.workflow.kinds.inline_steps import value_of
+from batchpipe.workflow.kinds.prepared import HTTP_THREADS, SQL_THREADS
+from batchpipe.workflow.kinds.tool_steps import Querying, Requesting, ToolStep
+from batchpipe.workflow.lowering.lower import Lowered, lowered
+from batchpipe.workflow.lowering.readings import Reading, readings_of, text_keys
 from batchpipe.workflow.operators.calls import ThreadedCalls
 from batchpipe.workflow.operators.database import Database
 from batchpipe.workflow.operators.http import Client, Endpoint
 from batchpipe.workflow.operators.rows import elements
 from batchpipe.workflow.operators.sql import Query
 from batchpipe.workflow.outcome import Outcome
-from batchpipe.workflow.prepared import HTTP_THREADS, SQL_THREADS
-from batchpipe.workflow.readings import Reading, readings_of, text_keys
 from batchpipe.workflow.steps import Explode, Flow, Http, Llm, Reduce, Sql
-from batchpipe.workflow.tool_steps import Querying, Requesting, ToolStep
-from batchpipe.workflow.yaml_file import read_flow
 
 Readings = Mapping[str, Reading]
 
