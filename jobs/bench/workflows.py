@@ -1,6 +1,6 @@
 """Workflows as one run beside the same steps one operator, or one row, at a time.
 
-    python jobs/bench/workflows.py --prompts FOLDER --results jobs/bench/results/workflows.json
+    python jobs/bench/workflows.py --workloads FOLDER --results jobs/bench/results/workflows.json
 
 ``FOLDER`` has openie_2wiki.parquet, mtbench_2turn.parquet and tot_game24.parquet (columns
 request_id, prompt, workflow_id, stage); the models' tokenizer learns from them. The three DAGs of
@@ -37,6 +37,7 @@ from agent_dags import DAG_ROWS, DAGS, dag_case
 from contest import cached_model
 from flow_cases import RECORDED, FlowCase, Row
 from models import SHAPES
+from query_planning import planned
 from record import append_results, as_table
 from slow_host import slow_host
 from whole_process import Finished, measure
@@ -46,6 +47,7 @@ WORKLOADS = (*RECORDED, *DAGS)
 WAYS = {"operators": "batchpipe", "padded": "padded", "single": "single"}
 CONTENDERS = ("workflow", *WAYS)
 CLEAR_GAP = 1e-4  # between the two best logits; closer ones are decided by rounding
+OWN_COLUMNS = ("status", "error")  # of a workflow's results
 COUNTS = ("calls", "prompt_tokens", "computed_prompt_tokens", "completion_tokens", "tool_calls")
 PLANNED_ROWS, PLANNED_STEPS = 10_000, 20
 
@@ -147,12 +149,9 @@ def agreement(ours: Sequence[Row], theirs: Sequence[Row]) -> dict[str, Any]:
     for our, their in zip(ours, theirs, strict=False):
         if their.get("least_gap", float("inf")) > CLEAR_GAP:
             clear += 1
-            shown = their.keys() - {"least_gap", *_OWN}
+            shown = their.keys() - {"least_gap", *OWN_COLUMNS}
             same += all(our[label] == their[label] for label in shown)
     return {"clear_rows": clear, "same_rows": same}
-
-
-_OWN = ("status", "error")
 
 
 def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -175,14 +174,6 @@ def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def planning_seconds(models: Mapping[str, Path]) -> float:
-    """Time to plan a workflow of 20 steps over 10,000 rows, from file to plan, nothing loaded."""
-    from query_planning import planned
-
-    del models  # of the size of real ones, which nobody loads
-    return planned(PLANNED_ROWS, PLANNED_STEPS).seconds
-
-
 def _names(_context: click.Context, option: click.Parameter, value: str) -> list[str]:
     allowed = CONTENDERS if option.name == "contenders" else (*WORKLOADS, "planning")
     names = value.split(",")
@@ -193,7 +184,7 @@ def _names(_context: click.Context, option: click.Parameter, value: str) -> list
 
 
 @click.command()
-@click.option("--prompts", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--workloads", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--only", default=",".join((*WORKLOADS, "planning")), callback=_names)
 @click.option("--contenders", default=",".join(CONTENDERS), callback=_names)
 @click.option("--rows", type=click.IntRange(min=1), help="Of each table, if not as usual.")
@@ -203,10 +194,10 @@ def _names(_context: click.Context, option: click.Parameter, value: str) -> list
 @click.option("--small", type=click.Choice(sorted(SHAPES)), default="llama-8m", show_default=True)
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("~/.cache/batchpipe-bench"))
 @click.option("--results", type=click.Path(path_type=Path), help="A JSON file to append to.")
-def main(prompts: Path, only: list[str], cache: Path, large: str, small: str, **given: Any) -> None:
-    """Measure workflows over the prompt files in PROMPTS."""
-    files = [path for name in RECORDED if (path := prompts / f"{name}.parquet").exists()]
-    shapes = {"a": large, "b": small}
+def main(workloads: Path, only: list[str], cache: Path, **given: Any) -> None:
+    """Measure workflows, some of them over the prompt files in WORKLOADS."""
+    files = [path for name in RECORDED if (path := workloads / f"{name}.parquet").exists()]
+    shapes = {"a": given["large"], "b": given["small"]}
     models = {
         name: cached_model(shape, files, cache.expanduser(), ["--whole-words"])
         for name, shape in shapes.items()
@@ -216,21 +207,27 @@ def main(prompts: Path, only: list[str], cache: Path, large: str, small: str, **
     for name in only:
         if name == "planning":
             row = {"rows": PLANNED_ROWS, "steps": PLANNED_STEPS}
-            row["seconds"] = round(planning_seconds(models), 2)
+            row["seconds"] = round(planned(PLANNED_ROWS, PLANNED_STEPS).seconds, 2)
             report({"workload": name}, [row], [row], given["results"])
             continue
-        began = time.perf_counter()
-        with built(name, prompts, given["rows"], models) as (case, folder):
-            rounds = compared(case, folder, given["contenders"], given["repeat"], given["dtype"])
-        table = figures(rounds, len(case.table))
-        asked = {key: given[key] for key in ("dtype", "repeat")}
-        facts = {"workload": name, "rows": len(case.table), "models": shapes} | asked | case.facts
-        facts["bench_seconds"] = round(time.perf_counter() - began)
-        report(facts, table, readable(table), given["results"])
-        if given["dtype"] == "float32":
-            different += [f"{name}: {row['contender']}" for row in table if _differs(row)]
+        with built(name, workloads, given["rows"], models) as (case, folder):
+            different += measure_case(name, case, folder, given)
     if different:
         raise click.ClickException(f"results are not those of the workflow: {', '.join(different)}")
+
+
+def measure_case(name: str, case: FlowCase, folder: Path, given: Mapping[str, Any]) -> list[str]:
+    """The workload is measured, told and kept. Returns whose results differ."""
+    began = time.perf_counter()
+    rounds = compared(case, folder, given["contenders"], given["repeat"], given["dtype"])
+    table = figures(rounds, len(case.table))
+    asked = {key: given[key] for key in ("dtype", "repeat", "large", "small")}
+    facts = {"workload": name, "rows": len(case.table)} | asked | case.facts
+    facts["bench_seconds"] = round(time.perf_counter() - began)
+    report(facts, table, readable(table), given["results"])
+    if given["dtype"] != "float32":
+        return []
+    return [f"{name}: {row['contender']}" for row in table if _differs(row)]
 
 
 def report(facts: Row, table: Sequence[Row], shown: Sequence[Row], results: Path | None) -> None:
