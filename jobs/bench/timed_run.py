@@ -56,7 +56,7 @@ SEAMS = (
     Seam("sampling", f"{ENGINE}.engine", ("sample",)),
     Seam("scheduling", f"{ENGINE}.engine", ("Engine.steps",)),
     Seam("scheduling", f"{RUN}.own_engine", ("Replanner.answered", "Replanner.between_steps")),
-    Seam("detokenising", f"{RUN}.answers", ("finish_text",)),
+    Seam("detokenising", f"{RUN}.said", ("finish_text",)),
     Seam(
         "writing",
         "batchpipe.journal.journal",
