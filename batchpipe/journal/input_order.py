@@ -23,12 +23,16 @@ def in_input_order(
     for table in by_ordinal(parts, rows, most_bytes=most_bytes):
         end = told + table.num_rows
         found = table["ordinal"].to_numpy()
-        assert (found == np.arange(told, end)).all(), (
-            f"a row from {told} on has none or two results"
-        )
+        wrong = np.flatnonzero(found != np.arange(told, end))
+        assert not len(wrong), _missing_or_doubled(int(found[wrong[0]]), told + int(wrong[0]))
         yield table
         told = end
     assert told == rows, f"{told} results for {rows} rows"
+
+
+def _missing_or_doubled(found: int, expected: int) -> str:
+    """What is wrong where one row stands in another's place."""
+    return f"row {found} has two results" if found < expected else f"row {expected} has no result"
 
 
 def by_ordinal(

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from flow_interpreter import interpreted
 from flows import SHAPES, below, chain, exploded, grouped, rows, run, two_models
 from harness import read, write_parquet
-from interpreter import interpreted
 
 from batchpipe.errors import ConfigError
 from batchpipe.workflow import begin

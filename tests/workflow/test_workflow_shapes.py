@@ -9,8 +9,8 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from flow_interpreter import interpreted
 from flows import run
-from interpreter import interpreted
 
 from batchpipe.errors import ConfigError
 from batchpipe.workflow.builder import Workflow

@@ -10,8 +10,8 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from flow_interpreter import interpreted
 from flows import run
-from interpreter import interpreted
 
 from batchpipe.workflow.builder import Workflow
 
