@@ -41,10 +41,9 @@ def depth_first(plan: Plan, workers: int) -> WorkerOfRank:
     return np.arange(len(plan.prompts)) * workers // len(plan.prompts)
 
 
-HASH_OF_BEGINNING = f"hash of {HASHED_TOKENS}"
 ROUTERS: dict[str, Callable[[Plan, int], WorkerOfRank]] = {
     "round robin": round_robin,
-    HASH_OF_BEGINNING: hash_beginning,
+    f"hash of {HASHED_TOKENS}": hash_beginning,
     "hash of prefix": hash_prefix,
     "dfs, equal counts": depth_first,
 }

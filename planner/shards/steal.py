@@ -15,7 +15,7 @@ from batchpipe.planner.shards.cut import Shard
 
 # Of a worker's equal part of the job:
 LEAST_SHARE = 1 / 64  # no shard is begun in parts below it
-LEAST_GAIN = 1 / 128  # no theft is worth less
+LEAST_GAIN = 1 / 32  # no theft is worth less
 
 
 @dataclass(frozen=True, slots=True)
