@@ -23,7 +23,7 @@ class WorkflowSummary:
     prompt_tokens: int
     computed_prompt_tokens: int
     reused_prompt_tokens: int
-    completion_tokens: int
+    completion_tokens: int  # drawn: rows that share an answer count it once
     steps: int  # forward passes
     preemptions: int
     loads: int  # of models

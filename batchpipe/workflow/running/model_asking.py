@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchpipe.engine.answer import Answer
+from batchpipe.rows.json_text import to_json
 from batchpipe.workflow.journal.tallies import Tallies
 from batchpipe.workflow.kinds.model_steps import Onward
 from batchpipe.workflow.kinds.prepared import Prepared
@@ -120,8 +121,13 @@ class ModelAsking:
         operator = self._prepared.graph.by_name[step]
         model = model_step.models[stage]
         language = self._prepared.languages[model]
-        prompts = prompts_of(texts, model_step.sampling(stage), language)
-        for task, prompt in zip(asked, prompts, strict=True):
+        # Equal texts are tokenized once: in a tree search that is three rows in five.
+        keys = [text if isinstance(text, str) else to_json(text) for text in texts]
+        distinct = dict(zip(keys, texts, strict=True))
+        prompts = prompts_of(list(distinct.values()), model_step.sampling(stage), language)
+        prompt_of = dict(zip(distinct, prompts, strict=True))
+        for task, key in zip(asked, keys, strict=True):
+            prompt = prompt_of[key]
             if isinstance(prompt, RowFault):
                 self._desk.answered(task, Outcome(error=str(prompt)))
             elif (
