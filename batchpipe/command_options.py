@@ -83,6 +83,15 @@ ENGINE_OPTIONS = (
     ),
     click.option("--api-key-env", help="Name of the environment variable with the server's key."),
     click.option("--concurrency", type=int, help="Most requests under way at once [default: 64]."),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        help="So many Ray workers with the model each: one per GPU, or per share of the CPUs.",
+    ),
+    click.option(
+        "--ray-address",
+        help="The Ray cluster of --workers: auto, or host:port [default: one on this machine].",
+    ),
 )
 
 JOB_OPTIONS = (

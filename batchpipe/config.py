@@ -76,6 +76,8 @@ class RunOptions:
     with_token_ids: bool = False
     budget_hours: float | None = None
     budget_cost: float | None = None
+    workers: int | None = None  # Ray actors with a model each; None: this process
+    ray_address: str | None = None  # None: Ray starts on this machine for the run
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ class Newcomer:
     group: int = 0  # of prompts whose answers are alike in length
     follows: int | None = None  # number of the prompt as which, and its answer, it begins
     feeds: int = 0  # prompts that will follow it
+    sample: int = 0  # which of the answers to its row
 
 
 def empty_plan(groups: int = 1) -> Plan:
@@ -130,12 +131,13 @@ def _extended(
     count = len(plan.prompts) + len(newcomers)
     groups = [plan.groups, np.array([each.group for each in newcomers], dtype=np.int32)]
     lengths.regroup(np.concatenate(groups).astype(np.int32))
+    samples = np.array([each.sample for each in newcomers], dtype=np.int32)
     numbers = np.arange(count, dtype=np.int32)
     grown = replace(
         plan,
         prompts=_prompts(plan.prompts, present, [each.token_ids for each in newcomers]),
         samplings=(*plan.samplings, *(each.sampling for each in newcomers)),
-        sample=np.zeros(count, dtype=np.int32),
+        sample=np.concatenate([plan.sample, samples]),
         first_prompt=numbers,
         first_row=numbers,
         groups=np.concatenate(groups).astype(np.int32),

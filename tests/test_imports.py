@@ -65,10 +65,11 @@ def test_another_systems_package_is_imported_by_one_file(package: str) -> None:
     assert files_that_import(package) == [f"batchpipe/integrations/{package}.py"]
 
 
-def test_airflow_is_imported_in_its_room_alone() -> None:
-    found = files_that_import("airflow")
+@pytest.mark.parametrize("package", ["airflow", "ray"])
+def test_a_system_with_a_room_is_imported_there_alone(package: str) -> None:
+    found = files_that_import(package)
     assert found
-    assert all(file.startswith("batchpipe/integrations/airflow/") for file in found)
+    assert all(file.startswith(f"batchpipe/integrations/{package}/") for file in found)
 
 
 @pytest.mark.parametrize(("package", "file"), [("xgrammar", "grammars"), ("jsonschema", "judge")])

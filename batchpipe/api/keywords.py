@@ -60,6 +60,8 @@ class EngineKeywords(TypedDict, total=False):
     served_model: str | None
     api_key_env: str | None
     concurrency: int | None
+    workers: int | None
+    ray_address: str | None
 
 
 class JobKeywords(SamplingKeywords, ModelKeywords, total=False):
@@ -106,7 +108,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "on_too_long": ON_TOO_LONG,
     "engine": ENGINES,
 }
-COUNTS = ("limit", "max_model_len", "step_tokens")  # 1 or more
+COUNTS = ("limit", "max_model_len", "step_tokens", "workers")  # 1 or more
 # As the command line has them.
 TEXTS = ("kv_memory", "max_errors", "run_dir", "out", "against", "model")
 

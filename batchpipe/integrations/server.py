@@ -26,7 +26,7 @@ from batchpipe.planner.schedule.sending import Sending
 from batchpipe.rows.parameters import check_sampling
 from batchpipe.rows.words import listed
 from batchpipe.running.engine_options import UNTOLD_BY_A_SERVER, api_key, untold
-from batchpipe.running.engines import Backend, Opened, Spent
+from batchpipe.running.engines import Backend, Opened, Spent, computing
 
 CONCURRENCY = 64
 STEP_SECONDS = 0.5  # a wish to stop is seen that soon
@@ -42,6 +42,10 @@ class ServerBackend:
     context: int | None
     dialect: Dialect
     with_token_ids: bool
+
+    def computing(self, config: Any) -> tuple[str, str | None]:
+        """The device or server of the options, and the dtype where it is known."""
+        return computing(self.options, config)
 
     def target(self, language: Language, dtype: str | None) -> Target | None:
         """None: the server's machine is not known."""

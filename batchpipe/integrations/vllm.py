@@ -42,6 +42,10 @@ class VllmBackend:
     step_tokens: int | None
     context: int | None = None
 
+    def computing(self, config: Any) -> tuple[str, str | None]:
+        """The device or server of the options, and the dtype where it is known."""
+        return computing(self.options, config)
+
     def target(self, language: Language, dtype: str | None) -> Target | None:
         """None: vLLM's speed and memory on this machine are its own."""
         return None

@@ -33,7 +33,7 @@ from batchpipe.planner.plan import Plan
 from batchpipe.rows.location import find_files, local_path, state_of
 from batchpipe.rows.source import Source
 from batchpipe.rows.template import Template
-from batchpipe.running.engines import Backend, computing, connect
+from batchpipe.running.engines import Backend, connect
 
 OF_THE_INPUT = ("rows", "input")  # the parts of a fingerprint that only reading all of it tells
 
@@ -79,7 +79,7 @@ def make_ready(
     options = backend.options
     source, template = open_job(options)
     config = load_config(options)
-    device, dtype = computing(options, config)
+    device, dtype = backend.computing(config)
     language = load_language(options, config).within(backend.context)
     target = backend.target(language, dtype)
     settings = settings_fingerprint(options, template, config, dtype)

@@ -38,6 +38,7 @@ def check_engine_options(options: JobOptions, run_options: RunOptions) -> None:
         value = _given(name, options, run_options)
         if value is not None:
             raise ConfigError(f"--{name.replace('_', '-')} {value} {why}; leave it out")
+    _check_workers(options, run_options)
     if options.engine == "openai":
         _check_server(options)
         for name in UNTOLD_BY_A_SERVER:
@@ -74,6 +75,17 @@ def api_key(options: JobOptions) -> str | None:
             f"it to the key alone"
         )
     return key
+
+
+def _check_workers(options: JobOptions, run_options: RunOptions) -> None:
+    workers, address = run_options.workers, run_options.ray_address
+    if workers is None and address is not None:
+        raise ConfigError(f"--ray-address {address} needs --workers, how many of them answer")
+    if workers is not None and options.engine != ENGINES[0]:
+        raise ConfigError(
+            f"--workers {workers} is of --engine {ENGINES[0]} alone; leave it out with "
+            f"--engine {options.engine}"
+        )
 
 
 def _given(name: str, options: JobOptions, run_options: RunOptions) -> object:

@@ -22,6 +22,7 @@ from batchpipe.planner.plan import Plan
 from batchpipe.planner.schedule.counts import Counts
 from batchpipe.rows.words import one_line
 from batchpipe.running.engine_options import check_engine_options
+from batchpipe.running.worker_spent import WorkerSpent
 from batchpipe.structured.judge import Matches, matches_by_re
 
 # Each has a function `connect(options, run_options) -> Backend`, and alone imports its package.
@@ -30,6 +31,7 @@ MODULES = {
     "openai": "batchpipe.integrations.server",
     "vllm": "batchpipe.integrations.vllm",
 }
+ON_WORKERS = "batchpipe.integrations.ray.backend"  # the first of them, several times
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class Spent:
     memory_shortages: int = 0  # steps that were out of memory and ran in pieces
     most_tokens: int | None = None  # of a forward pass since the last of them
     kv_tokens: int = 0  # that its KV memory holds now
+    workers: tuple[WorkerSpent, ...] = ()  # each of them, where there are several
+    duplicated_prompt_tokens: int = 0  # that more than one of them computed, each time but one
 
 
 class Engine(Protocol):
@@ -82,6 +86,13 @@ class Backend(Protocol):
     def context(self) -> int | None:
         """Tokens of prompt and answer that it takes; None: as many as the model."""
 
+    def computing(self, config: Any) -> tuple[str, str | None]:
+        """Where the answers are computed, and in which dtype where that is known here.
+
+        Raises:
+            ConfigError: the device that was asked for is not there
+        """
+
     def target(self, language: Language, dtype: str | None) -> Target | None:
         """The machine that it answers on, to plan for; None where that is not known.
 
@@ -108,19 +119,27 @@ def connect(options: JobOptions, run_options: RunOptions) -> Backend:
             sense for it
     """
     check_engine_options(options, run_options)
+    module, package = MODULES[options.engine], options.engine
+    if run_options.workers is not None:
+        module, package = ON_WORKERS, "ray"
     try:
         with collection_paused():
-            connect_to: Connect = import_module(MODULES[options.engine]).connect
+            connect_to: Connect = import_module(module).connect
         return connect_to(options, run_options)
     except ImportError as error:
-        if options.engine == ENGINES[0]:  # what it imports comes with batchpipe
+        if package == ENGINES[0]:  # what it imports comes with batchpipe
             raise
-        absent = isinstance(error, ModuleNotFoundError) and error.name == options.engine
-        why = "is not installed" if absent else f"cannot be imported ({one_line(str(error))})"
-        raise ConfigError(
-            f"--engine {options.engine} needs the package {options.engine}, which {why}: "
-            f"pip install 'batchpipe[{options.engine}]'"
-        ) from error
+        asked = "--workers" if package == "ray" else f"--engine {package}"
+        raise missing(asked, package, error) from error
+
+
+def missing(asked: str, package: str, error: ImportError) -> ConfigError:
+    """What was asked for needs a package that is not there, with the line that installs it."""
+    absent = isinstance(error, ModuleNotFoundError) and error.name == package
+    why = "is not installed" if absent else f"cannot be imported ({one_line(str(error))})"
+    return ConfigError(
+        f"{asked} needs the package {package}, which {why}: pip install 'batchpipe[{package}]'"
+    )
 
 
 def computing(options: JobOptions, config: Any) -> tuple[str, str | None]:

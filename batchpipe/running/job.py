@@ -231,4 +231,6 @@ def _summary(
         engine=options.engine,
         served_model=options.served_model,
         invalid_output=tally.invalid,
+        workers=[worker.as_json() for worker in spent.workers],
+        duplicated_prompt_tokens=spent.duplicated_prompt_tokens,
     )

@@ -37,10 +37,11 @@ class Request:
     ticket: int  # no other has it
     token_ids: TokenIds
     sampling: Sampling  # of one sample
-    name: str  # with the run's seed it names the random numbers
+    name: str  # with the run's seed and the sample it names the random numbers
     group: int = 0  # of prompts whose answers are alike in length
     follows: int | None = None  # ticket of the prompt as which, and its answer, this one begins
     feeds: int = 0  # prompts that will follow this one
+    sample: int = 0  # which of the answers to its name
 
 
 class LiveEngine:
@@ -62,6 +63,21 @@ class LiveEngine:
         """Prompts that have no answer yet."""
         return len(self._tickets) + len(self._refused)
 
+    @property
+    def waiting(self) -> int:
+        """Prompts that have not begun to run."""
+        return self._plan.pending + len(self._engine.batcher.waiting) + len(self._refused)
+
+    @property
+    def joining(self) -> int:
+        """Prompts that are not part of the plan yet."""
+        return self._plan.pending
+
+    @property
+    def kv_tokens(self) -> int:
+        """That its KV memory holds."""
+        return self._kv_blocks * BLOCK_TOKENS
+
     def submit(self, requests: Sequence[Request]) -> None:
         """The prompts will be answered: each joins the running batch within some steps.
 
@@ -75,7 +91,12 @@ class LiveEngine:
                 continue
             source = None if request.follows is None else self._numbers.get(request.follows)
             newcomer = Newcomer(
-                request.token_ids, request.sampling, request.group, source, request.feeds
+                request.token_ids,
+                request.sampling,
+                request.group,
+                source,
+                request.feeds,
+                request.sample,
             )
             number = self._numbered(self._plan.submit(newcomer), request.name)
             self._tickets[number] = request.ticket
@@ -170,6 +191,7 @@ def open_live(
     constraints: Collection[Constraint] = (),
     groups: int = 1,
     memory_share: float = 1.0,
+    most_blocks: int | None = None,
 ) -> LiveEngine:
     """The model is loaded, has its KV memory and waits for prompts.
 
@@ -177,6 +199,7 @@ def open_live(
         constraints: what answers will have to be, to be compiled while the weights load
         groups: of prompts whose answers are alike in length
         memory_share: of the free memory, where no size is given
+        most_blocks: of KV that all prompts could use; None: they are not known
 
     Raises:
         ConfigError: the engine cannot run this model, or the device has no room for it
@@ -193,6 +216,8 @@ def open_live(
         blocks = blocks_in(free_bytes(backend.device.type), target.cost.shape, target.cost.dtype)
     if options.kv_memory == "auto":
         blocks = max(1, int(blocks * memory_share))
+    if most_blocks is not None:
+        blocks = min(blocks, most_blocks)
     setting = Setting(target.cost, blocks, target.step_tokens)
     decoder, setting = bound(model, setting, options, needed=1)
     engine = Engine(

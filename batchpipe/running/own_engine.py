@@ -28,7 +28,7 @@ from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import Setting, pace_of
 from batchpipe.planner.replan import Replanner
 from batchpipe.planner.request import Constraint
-from batchpipe.running.engines import Backend, Opened, Spent
+from batchpipe.running.engines import Backend, Opened, Spent, computing
 from batchpipe.structured.judge import matches_by_re
 from batchpipe.structured.masks import Masks
 
@@ -45,6 +45,10 @@ class OwnBackend:
     step_tokens: int | None
     context: int | None = None
     model: Any = None  # that stays loaded between plans; None: each plan loads it
+
+    def computing(self, config: Any) -> tuple[str, str | None]:
+        """The device or server of the options, and the dtype where it is known."""
+        return computing(self.options, config)
 
     def target(self, language: Language, dtype: str | None) -> Target:
         """This machine, whose KV memory may not be known before the weights are loaded.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from batchpipe.config import dtype_text
@@ -58,6 +58,8 @@ class Summary:
     engine: str = "batchpipe"
     served_model: str | None = None
     invalid_output: int = 0  # of the failed, those with an answer that is not as was asked
+    workers: list[dict[str, Any]] = field(default_factory=list)  # of the last session
+    duplicated_prompt_tokens: int = 0  # that more than one worker computed, each time but one
 
     @property
     def computed_in(self) -> str:

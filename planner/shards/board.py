@@ -6,6 +6,7 @@ worker, done or given up. Every function here gives a new state; the old one sta
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from batchpipe.planner.shards.assign import Division
@@ -152,14 +153,19 @@ def failed(board: Board, worker: int, shard: Shard) -> Board:
     return _returned(board._with(worker, state), (shard,))
 
 
-def died(board: Board, worker: int) -> Board:
-    """The worker is no more: what it had begun has failed once more, what waited is anybody's."""
+def died(board: Board, worker: int, blameless: Collection[Shard] = ()) -> Board:
+    """The worker is no more: what it had begun has failed once more, what waited is anybody's.
+
+    What it had begun and is ``blameless`` is anybody's too, and has not failed.
+    """
     state = board.workers[worker]
     if not state.is_alive:
         return board
     gone = replace(state, waiting=(), begun=(), last=None, is_alive=False)
-    board = _returned(board._with(worker, gone), state.begun)
-    return replace(board, returned=board.returned + state.waiting)
+    blamed = tuple(shard for shard in state.begun if shard not in blameless)
+    spared = tuple(replace(shard, failures=0) for shard in state.begun if shard in blameless)
+    board = _returned(board._with(worker, gone), blamed)
+    return replace(board, returned=board.returned + spared + state.waiting)
 
 
 def joined(board: Board, worker: int) -> Board:

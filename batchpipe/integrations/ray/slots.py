@@ -1,0 +1,64 @@
+"""How a cluster's processors are divided among the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batchpipe.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What one machine of the cluster has."""
+
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What each worker has to itself."""
+
+    device: str  # its kind
+    cpus: int
+    gpus: int  # one, or none
+    neighbours: int  # workers that may share the memory of its device, itself among them
+
+
+def slot_for(nodes: Sequence[Node], workers: int, device: str) -> Slot:
+    """A GPU for each worker where there are any, else as many CPUs as all of them can have.
+
+    Args:
+        nodes: of the cluster
+        workers: so many slots must fit, none on two nodes
+        device: ``auto``, ``cpu`` or ``cuda``
+
+    Raises:
+        ConfigError: the cluster has less
+    """
+    gpus = sum(node.gpus for node in nodes)
+    if device == "cuda" and not gpus:
+        raise ConfigError("--device cuda: no node of the Ray cluster has a GPU; use --device cpu")
+    if gpus and device != "cpu":
+        if workers > gpus:
+            raise ConfigError(
+                f"--workers {workers}: the Ray cluster has {_counted(gpus, 'GPU')} and each worker "
+                f"needs one; give --workers {gpus}, or --device cpu"
+            )
+        beside = min(node.cpus // node.gpus for node in nodes if node.gpus)
+        return Slot("cuda", min(1, beside), 1, 1)
+    cpus = sum(node.cpus for node in nodes)
+    if workers > cpus:
+        raise ConfigError(
+            f"--workers {workers}: the Ray cluster has {_counted(cpus, 'CPU')} and each worker "
+            f"needs one; give --workers {max(1, cpus)} or add nodes"
+        )
+    each = cpus // workers
+    while sum(node.cpus // each for node in nodes) < workers:
+        each -= 1
+    return Slot("cpu", each, 0, min(workers, max(node.cpus // each for node in nodes)))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
