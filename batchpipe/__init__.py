@@ -3,15 +3,16 @@
     import batchpipe as bp
 
 `LLM` answers lists of prompts, `annotate` adds a column of answers to a dataframe, `score` tells
-how likely given texts are, `run` and `plan` are the commands of the same names, and a `Workflow` is
-a job of several steps. Each of these names is loaded when it is first used, and torch when a model
-is first opened.
+how likely given texts are, `run` and `plan` are the commands of the same names, a `Workflow` is a
+job of several steps, and `ray.annotate` is for Ray Datasets. Each of these names is loaded when it
+is first used, and torch when a model is first opened.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batchpipe import ray
     from batchpipe.api.annotate import annotate
     from batchpipe.api.jobs import plan, run
     from batchpipe.api.llm import LLM
@@ -53,6 +54,7 @@ __all__ = [
     "Workflow",
     "annotate",
     "plan",
+    "ray",
     "run",
     "score",
 ]
@@ -82,6 +84,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "ray":
+        return import_module("batchpipe.ray")
     if name not in _MODULES:
         raise AttributeError(f"module 'batchpipe' has no attribute {name!r}")
     return getattr(import_module(_MODULES[name]), name)
