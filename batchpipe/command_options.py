@@ -92,6 +92,13 @@ ENGINE_OPTIONS = (
         "--ray-address",
         help="The Ray cluster of --workers: auto, or host:port [default: one on this machine].",
     ),
+    click.option(
+        "--tensor-parallel",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Devices that share one model; more than 1 is a server's, with --engine openai.",
+    ),
 )
 
 JOB_OPTIONS = (

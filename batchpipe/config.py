@@ -78,6 +78,7 @@ class RunOptions:
     budget_cost: float | None = None
     workers: int | None = None  # Ray actors with a model each; None: this process
     ray_address: str | None = None  # None: Ray starts on this machine for the run
+    tensor_parallel: int = 1  # devices that share one model
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ class EngineKeywords(TypedDict, total=False):
     concurrency: int | None
     workers: int | None
     ray_address: str | None
+    tensor_parallel: int
 
 
 class JobKeywords(SamplingKeywords, ModelKeywords, total=False):
@@ -108,7 +109,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "on_too_long": ON_TOO_LONG,
     "engine": ENGINES,
 }
-COUNTS = ("limit", "max_model_len", "step_tokens", "workers")  # 1 or more
+COUNTS = ("limit", "max_model_len", "step_tokens", "workers", "tensor_parallel")  # 1 or more
 # As the command line has them.
 TEXTS = ("kv_memory", "max_errors", "run_dir", "out", "against", "model")
 

@@ -84,6 +84,8 @@ def _context(found: Findings) -> dict[str, Any]:
         "slow_rows": slow_rows(found),
         "parameters": parameters(found),
         "session_lines": session_lines(found),
+        "workers": (found.summary or {}).get("workers") or (),
+        "duplicated_tokens": (found.summary or {}).get("duplicated_prompt_tokens", 0),
         "versions": found.sessions[-1].versions if found.sessions else {},
     }
 

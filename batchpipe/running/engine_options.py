@@ -38,6 +38,7 @@ def check_engine_options(options: JobOptions, run_options: RunOptions) -> None:
         value = _given(name, options, run_options)
         if value is not None:
             raise ConfigError(f"--{name.replace('_', '-')} {value} {why}; leave it out")
+    _check_tensor_parallel(run_options)
     _check_workers(options, run_options)
     if options.engine == "openai":
         _check_server(options)
@@ -75,6 +76,23 @@ def api_key(options: JobOptions) -> str | None:
             f"it to the key alone"
         )
     return key
+
+
+def _check_tensor_parallel(run_options: RunOptions) -> None:
+    """No engine in this process shares a model between devices; what is there instead is told."""
+    wanted = run_options.tensor_parallel
+    if wanted == 1:
+        return
+    from torch import cuda  # loaded for this sentence alone
+
+    found = cuda.device_count()
+    here = f"{found} CUDA device{'' if found == 1 else 's'}" if found else "no CUDA device"
+    instead = f"--workers {found} gives each device the whole model, " if found > 1 else ""
+    raise ConfigError(
+        f"--tensor-parallel {wanted}: a model is kept whole on one device, and this machine has "
+        f"{here}; {instead}--quantize makes it smaller, and a server that shares it between "
+        f"devices (vllm serve --tensor-parallel-size {wanted}) is asked by --engine openai"
+    )
 
 
 def _check_workers(options: JobOptions, run_options: RunOptions) -> None:

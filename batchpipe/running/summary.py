@@ -88,6 +88,7 @@ class Summary:
                 f"planned in {self.plan_seconds:.1f} s, model loaded in {self.load_seconds:.1f} s, "
                 f"answered in {self.run_seconds:.1f} s{self._expected()} "
                 f"({tokens / max(1e-9, self.run_seconds):,.0f} tokens/s, {self.computed_in})",
+                *self._crew(),
                 *self._speculation(),
                 *self._shortage(),
                 f"results: {self.output}",
@@ -114,11 +115,26 @@ class Summary:
                 "results": self.output,
                 "run directory": self.run_dir,
             },
-            "\n".join([*self._speculation(), *self._shortage()]),
+            "\n".join([*self._crew(), *self._speculation(), *self._shortage()]),
         )
 
     def _expected(self) -> str:
         return f", expected {self.expected_seconds:.1f}" if self.expected_seconds else ""
+
+    def _crew(self) -> list[str]:
+        if not self.workers:
+            return []
+        stolen = sum(worker["stolen_prompts"] for worker in self.workers)
+        return [
+            f"{len(self.workers):,} workers: {self.duplicated_prompt_tokens:,} prompt tokens "
+            f"computed by more than one, {stolen:,} prompts stolen",
+            *(
+                f"  worker {worker['worker']}: {worker['prompts']:,} prompts, "
+                f"{worker['tokens_per_second']:,.0f} tokens/s, idle {worker['idle_share']:.1%}"
+                + (f", died {worker['deaths']:,} times" if worker["deaths"] else "")
+                for worker in self.workers
+            ),
+        ]
 
     def _speculation(self) -> list[str]:
         if not self.drafted_tokens:

@@ -11,7 +11,6 @@ import ray
 import torch
 
 from batchpipe.config import JobOptions, RunOptions
-from batchpipe.engine.model import choose_device
 from batchpipe.integrations.ray.cluster import Cluster, join
 from batchpipe.integrations.ray.crew import Crew
 from batchpipe.integrations.ray.engine import RayEngine
@@ -24,6 +23,7 @@ from batchpipe.job.language import Language
 from batchpipe.job.plan_job import Target, plan_job, setting_facts
 from batchpipe.job.prepare import Job
 from batchpipe.planner.plan import Plan
+from batchpipe.planner.request import Constraint
 from batchpipe.planner.shards.assign import Division, divide
 from batchpipe.planner.shards.work import work_of
 from batchpipe.running.engines import Backend, Opened, computing
@@ -96,10 +96,11 @@ class RayBackend:
             matches=grammars().matches if constraints else matches_by_re,
         )
 
-    def _setup(self, plan: Plan, target: Target, constraints: tuple[Any, ...]) -> Setup:
-        options = self.options
+    def _setup(self, plan: Plan, target: Target, constraints: tuple[Constraint, ...]) -> Setup:
+        model = Path(self.options.model)
+        absolute = str(model.absolute()) if model.is_dir() else self.options.model
         return Setup(
-            options=options,
+            options=replace(self.options, model=absolute),
             dtype=target.cost.dtype,
             step_tokens=self.step_tokens,
             threads=self.slot.cpus,
@@ -139,13 +140,5 @@ def connect(options: JobOptions, run_options: RunOptions) -> Backend:
     check_own_form(options.sampling)
     cluster = join(run_options.ray_address)
     slot = slot_for(cluster.nodes, run_options.workers, options.device)
-    if slot.device == "cpu":
-        choose_device("cpu")
-    model = Path(options.model)
-    options = replace(
-        options,
-        device=slot.device,
-        model=str(model.absolute()) if model.is_dir() else options.model,
-        model_called=options.model_called or options.model,
-    )
+    options = replace(options, device=slot.device)
     return RayBackend(options, run_options.workers, slot, cluster, run_options.step_tokens)

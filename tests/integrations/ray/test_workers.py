@@ -92,6 +92,9 @@ def test_workers_answer_what_one_process_answers(
     computed = sum(worker["computed_prompt_tokens"] for worker in summary["workers"])
     assert computed == summary["computed_prompt_tokens"]
     assert call(*arguments(job, model, out, *on(cluster, 2))).summary == summary
+    assert call("report", f"{out}.run").code == 0
+    page = Path(f"{out}.run/report.html").read_text()
+    assert "<h2>Workers</h2>" in page
 
 
 def test_a_killed_worker_loses_nothing(

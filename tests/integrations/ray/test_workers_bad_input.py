@@ -57,6 +57,13 @@ def test_workers_have_our_own_engine(command: tuple[object, ...]) -> None:
     refused((*command, *more), "--workers 2", "--engine batchpipe")
 
 
+def test_a_model_on_several_devices_is_refused_with_what_is_there(
+    command: tuple[object, ...],
+) -> None:
+    words = ("--tensor-parallel 2", "this machine has", "CUDA device", "--engine openai")
+    refused((*command, "--tensor-parallel", 2), *words)
+
+
 def test_a_missing_ray_is_told_with_the_line_that_installs_it(command: tuple[object, ...]) -> None:
     script = (
         "import sys; sys.modules['ray'] = None\nfrom batchpipe.cli import main\nmain(sys.argv[1:])"
