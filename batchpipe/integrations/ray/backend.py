@@ -78,7 +78,7 @@ class RayBackend:
             job, plan = plan_job(
                 job.without(faults), self.options.order, target, history=plan.history
             )
-        division = divide(work_of(plan, target.cost), self.workers, SHARDS_PER_WORKER)
+        division = divide(work_of(plan, target.setting), self.workers, SHARDS_PER_WORKER)
         constraints = tuple(constraints_of(plan.samplings))
         crew = Crew(self._setup(plan, target, constraints), self.slot, self.workers)
         try:
