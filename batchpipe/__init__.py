@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batchpipe import ray
+    from batchpipe import ray as ray
     from batchpipe.api.annotate import annotate
     from batchpipe.api.jobs import plan, run
     from batchpipe.api.llm import LLM
@@ -54,7 +54,6 @@ __all__ = [
     "Workflow",
     "annotate",
     "plan",
-    "ray",
     "run",
     "score",
 ]
