@@ -23,6 +23,7 @@ from batchpipe.job.language import Language
 from batchpipe.job.plan_job import Target, plan_job, setting_facts
 from batchpipe.job.prepare import Job
 from batchpipe.planner.plan import Plan
+from batchpipe.planner.planning import Setting
 from batchpipe.planner.request import Constraint
 from batchpipe.planner.shards.assign import Division, divide
 from batchpipe.planner.shards.work import work_of
@@ -78,7 +79,8 @@ class RayBackend:
             job, plan = plan_job(
                 job.without(faults), self.options.order, target, history=plan.history
             )
-        division = divide(work_of(plan, target.setting), self.workers, SHARDS_PER_WORKER)
+        setting = target.setting or Setting(target.cost, blocks_for_all(plan), target.step_tokens)
+        division = divide(work_of(plan, setting), self.workers, SHARDS_PER_WORKER)
         constraints = tuple(constraints_of(plan.samplings))
         crew = Crew(self._setup(plan, target, constraints), self.slot, self.workers)
         try:
@@ -92,7 +94,7 @@ class RayBackend:
             plan,
             facts=self._facts(target, division),
             kv_tokens=crew.kv_tokens,
-            expected_seconds=_expected_seconds(plan, target, division),
+            expected_seconds=_expected_seconds(plan, setting, division),
             matches=grammars().matches if constraints else matches_by_re,
         )
 
@@ -120,12 +122,10 @@ class RayBackend:
         }
 
 
-def _expected_seconds(plan: Plan, target: Target, division: Division) -> float:
+def _expected_seconds(plan: Plan, setting: Setting, division: Division) -> float:
     """Of the worker that has most to do, by a dry run of the whole on one."""
     total = division.work.total_seconds
-    if target.setting is None or not total:
-        return 0.0
-    return expected_seconds(plan, target.setting) * division.makespan_seconds / total
+    return expected_seconds(plan, setting) * division.makespan_seconds / total if total else 0.0
 
 
 def connect(options: JobOptions, run_options: RunOptions) -> Backend:
