@@ -106,7 +106,7 @@ def kernel() -> Kernel | None:
         library = ctypes.CDLL(spec.origin)
     except OSError:  # built for another system, or torch runs without OpenMP
         return None
-    for function in ("attend", "normalise", "open_gates"):
+    for function in ("attend", "normalise", "open_gates", "turn"):
         getattr(library, f"batchpipe_{function}").restype = None
     instructions = Instructions(library.batchpipe_instructions())
     return Kernel(library, instructions) if instructions else None

@@ -22,6 +22,7 @@ from batchpipe.engine.host_memory import keep_freed_memory
 from batchpipe.engine.last_layer import LastLayer
 from batchpipe.engine.linear import pack_linears
 from batchpipe.engine.quantized import quantize_linears
+from batchpipe.engine.rotary import rotate_in_one_pass
 from batchpipe.engine.served import refuse
 from batchpipe.engine.token_batch import TokenBatch
 from batchpipe.errors import ConfigError
@@ -152,6 +153,7 @@ def load_model(
     if device.type == "cpu":
         pack_linears(model)
         fuse(model, model.dtype)
+        rotate_in_one_pass(model, model.dtype)
         keep_freed_memory()
     return model
 

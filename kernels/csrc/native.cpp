@@ -62,6 +62,15 @@ struct Rows {
     float epsilon;
     int32_t is_bfloat16;
 };
+
+// Heads of tokens, each turned by its token's angles; strides count numbers.
+struct Heads {
+    int64_t tokens, heads, width;
+    int64_t token_stride, head_stride;  // of what comes in, whose last axis is dense
+    const void *from, *cos, *sin;       // [tokens, heads, width], twice [tokens, width]
+    void* to;                           // [tokens, heads, width], dense as are the angles
+    int32_t is_bfloat16;
+};
 }
 
 namespace {
@@ -185,5 +194,17 @@ EXPORTED void batchpipe_open_gates(const Rows* rows, int32_t instructions) {
         avx512_bf16::open_gates<Bfloat16>(*rows);
     else
         avx512::open_gates<Bfloat16>(*rows);
+}
+
+// to = from * cos + (from with its halves exchanged, the first then negative) * sin.
+EXPORTED void batchpipe_turn(const Heads* heads, int32_t instructions) {
+    if (instructions == AVX2)
+        heads->is_bfloat16 ? avx2::turn_heads<Bfloat16>(*heads) : avx2::turn_heads<float>(*heads);
+    else if (!heads->is_bfloat16)
+        avx512::turn_heads<float>(*heads);
+    else if (instructions == AVX512_BF16)
+        avx512_bf16::turn_heads<Bfloat16>(*heads);
+    else
+        avx512::turn_heads<Bfloat16>(*heads);
 }
 }

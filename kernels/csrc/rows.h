@@ -34,6 +34,19 @@ void open_gate(Number* gate, const Number* up, int64_t width) {
     }
 }
 
+// x * cos + (-second half of x, first half of x) * sin: rotary position embedding (Su et al. 2021),
+// rounded where transformers' code does.
+template <typename Number>
+void turn(const Number* from, Number* to, const Number* cos, const Number* sin, int64_t width) {
+    const int64_t half = width / 2;
+    for (int64_t at = 0; at < half; at += LANES) {
+        const Vector first = load(from + at), second = load(from + half + at);
+        store(to + at, rounded(first * load(cos + at), to) - rounded(second * load(sin + at), to));
+        store(to + half + at, rounded(second * load(cos + half + at), to) +
+                                  rounded(first * load(sin + half + at), to));
+    }
+}
+
 template <typename Number>
 void normalise_rows(const Rows& rows) {
 #pragma omp parallel for schedule(static)
@@ -48,4 +61,16 @@ void open_gates(const Rows& rows) {
     for (int64_t row = 0; row < rows.count; ++row)
         open_gate((Number*)rows.output + row * rows.width,
                   (const Number*)rows.second + row * rows.width, rows.width);
+}
+
+template <typename Number>
+void turn_heads(const Heads& heads) {
+#pragma omp parallel for schedule(static)
+    for (int64_t token = 0; token < heads.tokens; ++token) {
+        const int64_t angles = token * heads.width;
+        for (int64_t head = 0; head < heads.heads; ++head)
+            turn((const Number*)heads.from + token * heads.token_stride + head * heads.head_stride,
+                 (Number*)heads.to + (token * heads.heads + head) * heads.width,
+                 (const Number*)heads.cos + angles, (const Number*)heads.sin + angles, heads.width);
+    }
 }
