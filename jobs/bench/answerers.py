@@ -1,12 +1,19 @@
-"""Three ways to answer an operator's prompts, for `operator_at_a_time.py`: all greedy."""
+"""Four ways to answer an operator's prompts, for `operator_at_a_time.py`: all greedy."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from baselines import Work, padded_generate
 
 BATCH_ROWS = 16
@@ -50,6 +57,30 @@ class FlatRunner:
             self.counts["computed_prompt_tokens"] += each.prompt_tokens - each.cached_tokens
             self.counts["completion_tokens"] += each.completion_tokens
         return [Said(str(each.output)) for each in answers]
+
+
+class Command:
+    """`batchpipe run` for every list of prompts, from file to file in a process of its own."""
+
+    def __init__(self, model: str, dtype: str) -> None:
+        self.counts = Counter[str]()
+        self._model, self._dtype = model, dtype
+
+    def answered(self, prompts: Sequence[str], max_tokens: int) -> list[Said]:
+        """One job."""
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            given, out = Path(folder) / "prompts.parquet", Path(folder) / "answers.parquet"
+            pq.write_table(pa.table({"prompt": list(prompts)}), given)
+            options = ["--dtype", self._dtype, "--max-tokens", str(max_tokens), "--json"]
+            files = [str(given), "--model", self._model, "--out", str(out)]
+            command = [sys.executable, "-m", "batchpipe", "run", *files, *options]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            answers = pq.read_table(out, columns=["output"])["output"].to_pylist()
+        summary = json.loads(done.stdout)
+        self.counts["calls"] += len(set(prompts))
+        for name in ("prompt_tokens", "computed_prompt_tokens", "completion_tokens"):
+            self.counts[name] += summary[name]
+        return [Said(answer) for answer in answers]
 
 
 class _Transformers:
@@ -121,6 +152,7 @@ class SingleGenerate(_Transformers):
 
 ANSWERERS: dict[str, Callable[[str, str], Answerer]] = {
     "batchpipe": FlatRunner,
+    "commands": Command,
     "padded": PaddedGenerate,
     "single": SingleGenerate,
 }

@@ -1,6 +1,7 @@
 """A workflow without its runtime: one operator after the other, each over all its rows.
 
     python jobs/bench/operator_at_a_time.py batchpipe --folder CASE --out out.parquet
+    python jobs/bench/operator_at_a_time.py commands ...   a `batchpipe run` for each operator
     python jobs/bench/operator_at_a_time.py padded ...     batches of `model.generate`
     python jobs/bench/operator_at_a_time.py single ...     one row after the other, prompt by prompt
 

@@ -8,7 +8,9 @@ request_id, prompt, workflow_id, stage); the models' tokenizer learns from them.
 file to file, in the same dtype on as many threads:
 
     workflow    `batchpipe run --workflow`
-    operators   `operator_at_a_time.py batchpipe`: each step is one plan of batchpipe's flat runner
+    operators   `operator_at_a_time.py batchpipe`: each step is one plan of batchpipe's flat runner,
+                all in one process that keeps its models
+    commands    the same with a `batchpipe run` for each step that asks a model
     padded      the same through length-sorted batches of `model.generate`
     single      row by row, each prompt alone through `model.generate`
 
@@ -44,7 +46,7 @@ from whole_process import Finished, measure
 
 HERE = Path(__file__).parent
 WORKLOADS = (*RECORDED, *DAGS)
-WAYS = {"operators": "batchpipe", "padded": "padded", "single": "single"}
+WAYS = {"operators": "batchpipe", "commands": "commands", "padded": "padded", "single": "single"}
 CONTENDERS = ("workflow", *WAYS)
 CLEAR_GAP = 1e-4  # between the two best logits; closer ones are decided by rounding
 OWN_COLUMNS = ("status", "error")  # of a workflow's results
