@@ -37,9 +37,16 @@ class Prefill:
         self.grow(plan)
 
     def grow(self, plan: Plan) -> None:
-        """The plan's tree is another; what was computed of prompts' own tails is known."""
+        """The plan's tree is another; what was computed of prompts' own tails is known.
+
+        But not of those that are scored: by the other tree they are scored anew.
+        """
         self._plan, self._scoring = plan, Scoring(plan)
-        self._ever_computed = {key: n for key, n in self._ever_computed.items() if key < 0}
+        self._ever_computed = {
+            key: tokens
+            for key, tokens in self._ever_computed.items()
+            if key < 0 and plan.samplings[~key].prompt_logprobs is None
+        }
 
     def schedule(self, sequence: Sequence, step: Forming, reserve: Reserve) -> None:
         """Chunks of the sequence's path and tail stand in the step, as far as budget and KV go."""

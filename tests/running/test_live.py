@@ -150,3 +150,29 @@ def test_scores_of_prompts_stay_true_while_others_join(opened: Callable[..., Liv
             if ours is not None and theirs is not None:
                 np.testing.assert_allclose(ours.values, theirs.values, atol=1e-4)
                 np.testing.assert_allclose(ours.top_values, theirs.top_values, atol=1e-4)
+
+
+def test_a_scored_prompt_that_loses_its_memory_before_others_join_is_scored_again(
+    opened: Callable[..., LiveEngine],
+) -> None:
+    sampling = Sampling(max_tokens=6, logprobs=1, prompt_logprobs=1)
+    prompts = some_prompts(9, 3)
+
+    def asked(ticket: int) -> Request:
+        return Request(ticket, np.array(prompts[ticket], dtype=np.int32), sampling, "row")
+
+    alone = opened(speculate="off")
+    alone.submit([asked(1)])
+    expected = drained(alone)[1].prompt_logprobs
+    live = opened(speculate="off")
+    live.submit([asked(0), asked(1)])
+    for _ in range(5):
+        assert not live.step()
+    batcher = live._engine.batcher
+    batcher._preempt(next(each for each in batcher.running.values() if each.index == 1))
+    live.submit([asked(2)])
+    live._join()
+    found = drained(live)[1].prompt_logprobs
+    assert found is not None
+    assert expected is not None
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-4)
