@@ -1,12 +1,14 @@
 """A plan that prompts join while it runs: those of before keep their numbers.
 
-What is answered leaves the tree, so that a plan is as large as what is left to do.
+What is answered leaves the tree, and who comes next takes its number: a plan is never larger than
+the most that was ever left to do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 
 import numpy as np
 import numpy.typing as npt
@@ -22,16 +24,18 @@ from batchpipe.planner.tree.prefix_tree import build
 
 POLICY = "longest-first"  # shares as much as any, and leaves no long answer for the end
 NEVER_DRAWN = Sampling(max_tokens=1, ignore_eos=True)
+NOBODY = -1  # ticket of a beginning of prompts to come
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Newcomer:
     """A prompt that joins a running plan."""
 
+    ticket: int  # no other ever has it; its number is another's once it is answered
     token_ids: TokenIds
     sampling: Sampling
     group: int = 0  # of prompts whose answers are alike in length
-    follows: int | None = None  # number of the prompt as which, and its answer, it begins
+    follows: int | None = None  # ticket of the prompt as which, and its answer, it begins
     feeds: int = 0  # prompts that will follow it
     sample: int = 0  # which of the answers to its row
 
@@ -53,10 +57,11 @@ class GrowingPlan:
     def __init__(self, batcher: TokenBatcher, setting: Setting) -> None:
         self._setting = setting
         self.batcher = batcher
-        self.unanswered: set[int] = set()  # of all that were submitted
-        self._pending: list[Newcomer] = []
+        self.unanswered: dict[int, int] = {}  # tickets of all that were submitted, by number
+        self._pending: dict[int, Newcomer] = {}  # by number
         self._heads: dict[bytes, int] = {}  # the number under which a beginning stands in the plan
-        self._numbers = 0
+        self._numbers = 0  # given so far, each to one after the other
+        self._free: list[int] = []  # heap of those that nobody has now
 
     @property
     def pending(self) -> int:
@@ -66,38 +71,36 @@ class GrowingPlan:
     def submit(self, newcomer: Newcomer) -> int:
         """The prompt will join the plan; its number there."""
         number = self._number(newcomer)
-        self.unanswered.add(number)
+        self.unanswered[number] = newcomer.ticket
         if newcomer.follows is not None:
             self.batcher.kept.follow(number, newcomer.token_ids, newcomer.follows)
         if newcomer.feeds:
-            self.batcher.kept.expect(number, newcomer.feeds)
+            self.batcher.kept.expect(number, newcomer.ticket, newcomer.feeds)
         return number
 
-    def answered(self, number: int) -> None:
-        """The prompt has its answer."""
-        self.unanswered.remove(number)
+    def answered(self, number: int) -> int:
+        """The prompt has its answer, and the next may have its number; its ticket."""
+        heappush(self._free, number)
+        return self.unanswered.pop(number)
 
-    def expect(self, head: TokenIds, *, more: bool) -> bool:
-        """Prompts that begin so are still to come, or not any more: their KV is kept meanwhile.
-
-        Returns whether a number was given to it.
-        """
+    def expect(self, head: TokenIds, *, more: bool) -> None:
+        """Prompts that begin so are still to come, or not any more: their KV is kept meanwhile."""
         name = head.astype("<i4").tobytes()
-        if not more:
-            self._heads.pop(name, None)
-        elif name not in self._heads and len(head):
+        if more and name not in self._heads and len(head):
             # The tree leaves the last token to the prompt itself: one more, and all of it is kept.
-            self._heads[name] = self._number(Newcomer(np.append(head, head[-1:]), NEVER_DRAWN))
-            return True
-        return False
+            longer = np.append(head, head[-1:])
+            self._heads[name] = self._number(Newcomer(NOBODY, longer, NEVER_DRAWN))
+        elif not more and name in self._heads:
+            number = self._heads.pop(name)
+            self._pending.pop(number, None)
+            heappush(self._free, number)
 
     def join(self) -> None:
         """All that is pending is part of the plan, which goes on in an order of all that wait."""
         batcher, newcomers = self.batcher, self._pending
-        self._pending = []
-        before = len(batcher.plan.prompts)
+        self._pending = {}
         heads = frozenset(self._heads.values())
-        present = np.array(sorted(self.unanswered | heads), dtype=np.int64)
+        present = np.array(sorted(self.unanswered.keys() | heads), dtype=np.int64)
         plan = _extended(batcher, newcomers, present)
         tree = build(plan.prompts.take(present))
         outputs = plan.output_tokens[present]
@@ -114,46 +117,65 @@ class GrowingPlan:
             tree=replace(tree, order=present[tree.order].astype(np.int32)),
             order=Order(waiting.astype(np.int32)),
         )
-        assert before + len(newcomers) == len(plan.prompts) == self._numbers
-        batcher.grow(plan, Full(self._setting.step_tokens), heads)
+        batcher.grow(plan, Full(self._setting.step_tokens), heads, newcomers.keys())
 
     def _number(self, newcomer: Newcomer) -> int:
-        self._pending.append(newcomer)
-        self._numbers += 1
-        return self._numbers - 1
+        if self._free:
+            number = heappop(self._free)
+        else:
+            number = self._numbers
+            self._numbers += 1
+        self._pending[number] = newcomer
+        return number
 
 
 def _extended(
-    batcher: TokenBatcher, newcomers: Sequence[Newcomer], present: npt.NDArray[np.int64]
+    batcher: TokenBatcher, newcomers: Mapping[int, Newcomer], present: npt.NDArray[np.int64]
 ) -> Plan:
-    """The plan with the newcomers, as yet without a tree; who is not present has no tokens."""
+    """The plan with the newcomers at their numbers, as yet without a tree.
+
+    Who is not present has no tokens, and draws nothing.
+    """
     plan, lengths = batcher.plan, batcher.lengths
-    count = len(plan.prompts) + len(newcomers)
-    groups = [plan.groups, np.array([each.group for each in newcomers], dtype=np.int32)]
-    lengths.regroup(np.concatenate(groups).astype(np.int32))
-    samples = np.array([each.sample for each in newcomers], dtype=np.int32)
+    joining = np.array(sorted(newcomers), dtype=np.int64)
+    new = [newcomers[number] for number in joining.tolist()]
+    stay = present[~np.isin(present, joining)]
+    count = max(len(plan.prompts), int(joining.max(initial=-1)) + 1)
+    groups, sample = np.zeros((2, count), dtype=np.int32)
+    groups[stay], sample[stay] = plan.groups[stay], plan.sample[stay]
+    groups[joining] = [each.group for each in new]
+    sample[joining] = [each.sample for each in new]
+    samplings = [NEVER_DRAWN] * count
+    for number in stay.tolist():
+        samplings[number] = plan.samplings[number]
+    for number, each in newcomers.items():
+        samplings[number] = each.sampling
+    lengths.regroup(groups)
     numbers = np.arange(count, dtype=np.int32)
     grown = replace(
         plan,
-        prompts=_prompts(plan.prompts, present, [each.token_ids for each in newcomers]),
-        samplings=(*plan.samplings, *(each.sampling for each in newcomers)),
-        sample=np.concatenate([plan.sample, samples]),
+        prompts=_prompts(plan.prompts, stay, [each.token_ids for each in new], joining, count),
+        samplings=tuple(samplings),
+        sample=sample,
         first_prompt=numbers,
         first_row=numbers,
-        groups=np.concatenate(groups).astype(np.int32),
+        groups=groups,
     )
     return replace(grown, output_tokens=grown.expected(lengths))
 
 
 def _prompts(
-    before: Prompts, present: npt.NDArray[np.int64], newcomers: Sequence[TokenIds]
+    before: Prompts,
+    stay: npt.NDArray[np.int64],
+    newcomers: Sequence[TokenIds],
+    joining: npt.NDArray[np.int64],
+    count: int,
 ) -> Prompts:
-    """All prompts under their numbers; those of before that are not present have no tokens."""
-    kept = present[present < len(before)]
-    old, offsets = before.take(kept).end_to_end("i4")
+    """So many prompts, of which those of before that stay and the joining ones have tokens."""
+    old, offsets = before.take(stay).end_to_end("i4")
     new = Prompts.pack(newcomers)
-    starts, ends = np.zeros((2, len(before) + len(new)), dtype=np.int64)
-    starts[kept], ends[kept] = offsets[:-1], offsets[1:]
-    starts[len(before) :] = new.starts + len(old)
-    ends[len(before) :] = new.ends + len(old)
+    starts, ends = np.zeros((2, count), dtype=np.int64)
+    starts[stay], ends[stay] = offsets[:-1], offsets[1:]
+    starts[joining] = new.starts + len(old)
+    ends[joining] = new.ends + len(old)
     return Prompts(np.concatenate([old, new.token_ids]), starts, ends)

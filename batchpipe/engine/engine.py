@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 
 import numpy as np
@@ -138,16 +138,23 @@ class Engine:
                 answers.append(answer)
         return answers + [self._finish(sequence, "length") for sequence in step.silent]
 
-    def grown(self, request_ids: list[str]) -> None:
-        """Prompts have joined the batcher's plan; these are the names of them all."""
+    def grown(self, names: Mapping[int, str]) -> None:
+        """Prompts have joined the batcher's plan; these are the names of their rows, by prompt.
+
+        Their numbers may have been those of prompts that are answered.
+        """
         plan = self.plan
-        self._request_ids = request_ids
+        new = len(plan.prompts) - len(self._request_ids)
+        self._request_ids = [*self._request_ids, *[""] * new]
+        for index, name in names.items():
+            self._request_ids[index] = name
         self._lookup.prompts = plan.prompts
         self._greedy = all(map(_is_greedy, plan.samplings))
         if self._masks is not None:
-            self._masks.grown(plan.samplings)
-        known = self._measuring
-        self._measuring = Measuring.of(plan) if known is None else known.grown(plan)
+            self._masks.grown(plan.samplings, names)
+        known, self._measuring = self._measuring, Measuring.of(plan)
+        if known is not None and self._measuring is not None:
+            self._measuring = known.grown(plan)
 
     def close(self) -> None:
         """Nothing is prepared for steps to come."""

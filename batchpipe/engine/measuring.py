@@ -41,10 +41,11 @@ class _Reading:
 class Measuring:
     """Log-probabilities of a plan that asks for some."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, least_top: int = 0) -> None:
         asked = [n for each in _distinct(plan) for n in (each.logprobs, each.prompt_logprobs)]
         self._plan = plan
         self._top = max((n for n in asked if n is not None), default=0)
+        self._top = max(self._top, least_top)
         self._prompts = PromptScores(plan, self._top)
         self._answers: dict[int, list[Logprobs]] = {}  # of each token so far, by prompt
 
@@ -59,7 +60,7 @@ class Measuring:
 
     def grown(self, plan: Plan) -> Measuring:
         """The same for a plan that has grown; what prompts want scored is computed again there."""
-        more = Measuring(plan)
+        more = Measuring(plan, least_top=self._top)
         for index, parts in self._answers.items():
             more._answers[index] = [part.widened(more._top) for part in parts]
         return more

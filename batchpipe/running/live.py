@@ -52,16 +52,14 @@ class LiveEngine:
         self._engine = engine
         self._plan = GrowingPlan(engine.batcher, setting)
         self._kv_blocks = setting.kv_blocks
-        self._tickets: dict[int, int] = {}  # by number in the plan, of unanswered prompts
-        self._numbers: dict[int, int] = {}  # by ticket, of prompts that others may follow
-        self._names: list[str] = []  # by number
+        self._names: dict[int, str] = {}  # by number in the plan, of those that join it next
         self._refused: list[tuple[int, Answer]] = []
         self._joined_at = self._joining_seconds = 0.0
 
     @property
     def unfinished(self) -> int:
         """Prompts that have no answer yet."""
-        return len(self._tickets) + len(self._refused)
+        return len(self._plan.unanswered) + len(self._refused)
 
     @property
     def waiting(self) -> int:
@@ -88,31 +86,27 @@ class LiveEngine:
             why = self._too_large(request)
             if why is not None:
                 self._refused.append((request.ticket, Answer.failed(-1, why)))
+                if request.follows is not None:
+                    self.forget(request.follows)
                 continue
-            source = None if request.follows is None else self._numbers.get(request.follows)
             newcomer = Newcomer(
+                request.ticket,
                 request.token_ids,
                 request.sampling,
                 request.group,
-                source,
+                request.follows,
                 request.feeds,
                 request.sample,
             )
-            number = self._numbered(self._plan.submit(newcomer), request.name)
-            self._tickets[number] = request.ticket
-            if request.feeds:
-                self._numbers[request.ticket] = number
+            self._names[self._plan.submit(newcomer)] = request.name
 
     def expect(self, head: TokenIds, *, more: bool) -> None:
         """Prompts that begin so are still to come, or not any more: their KV is kept meanwhile."""
-        if self._plan.expect(head, more=more):
-            self._numbered(len(self._names), "")
+        self._plan.expect(head, more=more)
 
     def forget(self, ticket: int) -> None:
         """One prompt less than announced follows this one."""
-        number = self._numbers.get(ticket)
-        if number is not None:
-            self._engine.batcher.kept.forget(number)
+        self._engine.batcher.kept.forget(ticket)
 
     def step(self) -> list[tuple[int, Answer]]:
         """The answers that one forward pass finished, with their tickets; often none.
@@ -129,8 +123,7 @@ class LiveEngine:
             self._join()
             answers = self._engine.step()
         for answer in answers or []:
-            self._plan.answered(answer.index)
-            finished.append((self._tickets.pop(answer.index), answer))
+            finished.append((self._plan.answered(answer.index), answer))
         return finished
 
     def spent(self) -> Spent:
@@ -149,11 +142,6 @@ class LiveEngine:
         return_freed_memory()
         return_device_memory()
 
-    def _numbered(self, number: int, name: str) -> int:
-        assert number == len(self._names), f"prompt {number}, and {len(self._names)} have names"
-        self._names.append(name)
-        return number
-
     def _may_join(self) -> bool:
         """Joining takes time by all that is unanswered: it must not eat up what it brings."""
         batcher = self._engine.batcher
@@ -167,7 +155,8 @@ class LiveEngine:
     def _join(self) -> None:
         began = time.perf_counter()
         self._plan.join()
-        self._engine.grown(self._names)
+        names, self._names = self._names, {}
+        self._engine.grown(names)
         self._joined_at = time.perf_counter()
         self._joining_seconds = self._joined_at - began
 

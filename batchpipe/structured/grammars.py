@@ -99,6 +99,7 @@ class Grammars:
         """One of the prompts that ask for it has its answer; after the last it is forgotten."""
         self._uses[constraint] -= 1
         if not self._uses[constraint]:
+            del self._uses[constraint]
             self._compiled.pop(constraint, None)
             self._compile_next()
 

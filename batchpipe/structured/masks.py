@@ -5,7 +5,7 @@ Knows the sequences of a step by their places; what a grammar is only `grammars`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -73,12 +73,13 @@ class Masks:
         self._wide |= {place.index for place in places if place.row in wide}
         return logits
 
-    def grown(self, samplings: Sequence[Sampling]) -> None:
-        """Prompts have joined the plan; these are the samplings of them all."""
-        for each in samplings[len(self._samplings) :]:
-            if each.constraint is not None:
-                self._grammars.expect(each.constraint)
+    def grown(self, samplings: Sequence[Sampling], joined: Iterable[int]) -> None:
+        """These prompts have joined the plan; its samplings are of all of them."""
         self._samplings = samplings
+        for index in joined:
+            constraint = self._constraint(index)
+            if constraint is not None:
+                self._grammars.expect(constraint)
 
     def accept(self, index: int, token: int) -> bool:
         """The answer has this token more; whether nothing can follow it but an end.

@@ -3,6 +3,8 @@
 Nobody else reads it, so where memory is short it goes before any node that several still need: then
 whoever follows computes it again. Who follows need not repeat the very tokens of the answer, whose
 text may be cut into others: what counts is how far both go together.
+
+An answered prompt's number in the plan may soon be another's: so it is known by its ticket.
 """
 
 from __future__ import annotations
@@ -20,14 +22,18 @@ class KeptAnswers:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._due: dict[int, int] = {}  # prompts that will follow each, by prompt
-        self._runs: dict[int, KVRun] = {}  # of answered prompts, in the order of their answers
-        self._tokens: dict[int, TokenIds] = {}  # what they and their answers say
-        self._source: dict[int, tuple[int, int]] = {}  # whom each follows, and for how many tokens
+        self._tickets: dict[int, int] = {}  # of prompts not answered yet, by prompt
+        # By ticket: prompts that will follow, the KV of the answered in the order of their answers,
+        # and what these and their answers say.
+        self._due: dict[int, int] = {}
+        self._runs: dict[int, KVRun] = {}
+        self._tokens: dict[int, TokenIds] = {}
+        self._source: dict[int, tuple[int, int]] = {}  # whom each prompt follows, for how far
 
-    def expect(self, index: int, followers: int) -> None:
-        """So many prompts will begin with this one and its answer."""
-        self._due[index] = followers
+    def expect(self, index: int, ticket: int, followers: int) -> None:
+        """So many prompts will begin with this one and its answer; they know it by the ticket."""
+        self._tickets[index] = ticket
+        self._due[ticket] = followers
 
     def follow(self, index: int, prompt: TokenIds, source: int) -> None:
         """The prompt begins as the answered source and its answer do, as far as it does."""
@@ -36,17 +42,20 @@ class KeptAnswers:
 
     def answered(self, sequence: Sequence, prompt: TokenIds) -> None:
         """The sequence is complete, and still holds its KV: it is kept where somebody follows."""
-        if self._due.get(sequence.index):
+        ticket = self._tickets.pop(sequence.index, None)
+        if ticket in self._due:
             run = run_through(sequence.path, sequence.tail).without_room()
             if len(run.slots):
                 self._ledger.share(run.blocks)
-                self._runs[sequence.index] = run
+                self._runs[ticket] = run
                 answer = np.array(sequence.answer, dtype=np.int32)
-                self._tokens[sequence.index] = np.concatenate([prompt, answer])
+                self._tokens[ticket] = np.concatenate([prompt, answer])
 
     def of(self, index: int) -> KVRun | None:
         """The KV with which the prompt begins, where it follows somebody and that is still kept."""
-        source, tokens = self._source.get(index, (-1, 0))
+        if index not in self._source:
+            return None
+        source, tokens = self._source[index]
         run = self._runs.get(source)
         return None if run is None or not tokens else run.first(tokens)
 
@@ -56,31 +65,30 @@ class KeptAnswers:
 
     def begun(self, index: int) -> None:
         """The prompt runs, and holds what it needs itself."""
-        source, _ = self._source.pop(index, (-1, 0))
-        if source >= 0:
-            self.forget(source)
+        if index in self._source:
+            self.forget(self._source.pop(index)[0])
 
-    def forget(self, index: int) -> None:
+    def forget(self, ticket: int) -> None:
         """One prompt less follows this one; behind the last its KV is given back."""
-        left = self._due.get(index, 0) - 1
+        left = self._due.get(ticket, 0) - 1
         if left > 0:
-            self._due[index] = left
+            self._due[ticket] = left
             return
-        self._due.pop(index, None)
-        self._release(index)
+        self._due.pop(ticket, None)
+        self._release(ticket)
 
     def drop(self) -> int | None:
         """The KV kept last is given back; how many tokens it were, None where nothing is kept."""
         if not self._runs:
             return None
-        index = next(reversed(self._runs))
-        tokens = self._runs[index].computed
-        self._release(index)
+        ticket = next(reversed(self._runs))
+        tokens = self._runs[ticket].computed
+        self._release(ticket)
         return tokens
 
-    def _release(self, index: int) -> None:
-        self._tokens.pop(index, None)
-        run = self._runs.pop(index, None)
+    def _release(self, ticket: int) -> None:
+        self._tokens.pop(ticket, None)
+        run = self._runs.pop(ticket, None)
         if run is not None:
             self._ledger.give_back(run.blocks)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from batchpipe.planner.kv_ledger import Ledger
 from batchpipe.planner.lengths import OutputLengths
@@ -156,16 +156,20 @@ class TokenBatcher:
         self.waiting.reorder(order)
         self._admission.reordered(pace)
 
-    def grow(self, plan: Plan, pace: Pace, expected: frozenset[int] = frozenset()) -> None:
+    def grow(
+        self, plan: Plan, pace: Pace, expected: frozenset[int], joining: Collection[int]
+    ) -> None:
         """Goes on with a plan that more prompts have joined; who runs keeps the KV that it has.
 
-        The prompts of before keep their numbers. The new tree holds all that have no answer yet,
-        and those ``expected`` that are only the beginning of prompts to come.
+        The prompts of before keep their numbers; those ``joining`` may have had others before. The
+        new tree holds all that have no answer yet, and those ``expected`` that are only the
+        beginning of prompts to come.
         """
         decoding = list(self.decoding.sequences.values())
         for sequence in decoding:
             self.decoding.leave(sequence)
         preempted, tree = self.waiting.preempted, self.tree
+        self.waiting.still_expect(expected.difference(joining))
         runs = held_runs(tree, self.running.values(), self.waiting.someone_below)
         tails = [sequence.tail for sequence in self.running.values()]
         self._begin(plan, pace, expected=expected)
@@ -173,8 +177,7 @@ class TokenBatcher:
         for sequence in (*self.running.values(), *preempted):
             replanted(sequence, plan)
         for index, run in runs:
-            if plan.rank_of[index] >= 0:
-                self._inherited(index, run)
+            self._inherited(index, run)
         tree.release_all(tails)
         for sequence in decoding:
             if all(each.computed == each.length for each in sequence.path) and (

@@ -38,6 +38,10 @@ class Waiting:
         self._place_of_rank.fill(-1)
         self._place_of_rank[self._plan.rank_of[order.prompts]] = np.arange(self.back)
 
+    def still_expect(self, numbers: frozenset[int]) -> None:
+        """Of what is expected to be a beginning, no more than these is."""
+        self._expected &= numbers
+
     def __len__(self) -> int:
         return len(self._preempted) + self.back - self.front
 

@@ -1,5 +1,7 @@
 """Prompts join a running plan: every context is right, nobody is lost, no KV is kept for good.
 
+What is answered leaves its number to who comes next: the plan does not grow with all who ever came.
+
 As in `dry_run`, KV memory is a dict from slot to token id: a block that two owners write, that is
 freed too early or read before it is written, shows as a wrong token.
 """
@@ -32,10 +34,13 @@ class Play:
     kv_blocks: int
     step_tokens: int
     memory: dict[int, int] = field(default_factory=dict)  # token by slot
-    lengths: dict[int, int] = field(default_factory=dict)  # of answers to come, by number
+    # By ticket: of answers to come, and what was asked and answered.
+    lengths: dict[int, int] = field(default_factory=dict)
     prompts: dict[int, list[int]] = field(default_factory=dict)
     answers: dict[int, list[int]] = field(default_factory=dict)
     cached: dict[int, int] = field(default_factory=dict)
+    heads: set[bytes] = field(default_factory=set)
+    most_present: int = 0
 
     def __post_init__(self) -> None:
         self.ledger = KVLedger(self.kv_blocks)
@@ -47,14 +52,32 @@ class Play:
         self, prompt: list[int], answer: int, follows: int | None = None, feeds: int = 0
     ) -> int:
         sampling = Sampling(max_tokens=max(1, answer), ignore_eos=bool(answer % 2))
-        tokens = np.array(prompt, dtype=np.int32)
-        number = self.plan.submit(Newcomer(tokens, sampling, 0, follows, feeds))
-        self.prompts[number], self.lengths[number] = prompt, max(1, answer)
-        return number
+        tokens, ticket = np.array(prompt, dtype=np.int32), len(self.prompts)
+        self.plan.submit(Newcomer(ticket, tokens, sampling, 0, follows, feeds))
+        self.prompts[ticket], self.lengths[ticket] = prompt, max(1, answer)
+        self._count_present()
+        return ticket
+
+    def expect(self, head: list[int], *, more: bool) -> None:
+        tokens = np.array(head, dtype=np.int32)
+        self.plan.expect(tokens, more=more)
+        if more and head:
+            self.heads.add(tokens.tobytes())
+        else:
+            self.heads.discard(tokens.tobytes())
+        self._count_present()
 
     def join(self) -> None:
         self.plan.join()
         self.ledger.check_integrity()
+        plan = self.plan.batcher.plan
+        assert len(plan.prompts) <= self.most_present, "numbers of the answered are free"
+        assert len(plan.samplings) == len(plan.groups) == len(plan.sample) == len(plan.prompts)
+        assert plan.prompts.tokens == len(plan.prompts.token_ids), "no more than who is present"
+
+    def _count_present(self) -> None:
+        present = len(self.plan.unanswered) + len(self.heads)
+        self.most_present = max(self.most_present, present)
 
     def step(self) -> bool:
         """One step, checked; False where nothing is left to do."""
@@ -82,20 +105,25 @@ class Play:
             slots = above.slots[: above.length].tolist() + slots
         plan = self.plan.batcher.plan
         index = int(plan.tree.order[chunk.segment.rank])
-        text = [*plan.prompts[index].tolist(), *(answer_token(index, n) for n in range(200))]
+        text = plan.prompts[index].tolist()
+        if chunk.segment.node < 0:  # of a shared one the first below may be answered, or a head
+            ticket = self.plan.unanswered[index]
+            assert text == self.prompts[ticket]
+            text += (answer_token(ticket, n) for n in range(200))
         assert [self.memory[slot] for slot in slots] == text[: len(slots)]
         assert len(slots) == chunk.segment.position + known_end(chunk)
 
     def _draw(self, sequence: Sequence) -> None:
         index, batcher = sequence.index, self.plan.batcher
-        token = answer_token(index, len(sequence.answer))
+        ticket = self.plan.unanswered[index]
+        token = answer_token(ticket, len(sequence.answer))
         sequence.answer.append(token)
         batcher.drew(sequence, [token])
-        if len(sequence.answer) == self.lengths[index]:
-            self.answers[index] = list(sequence.answer)
-            self.cached[index] = sequence.cached_tokens
+        if len(sequence.answer) == self.lengths[ticket]:
+            self.answers[ticket] = list(sequence.answer)
+            self.cached[ticket] = sequence.cached_tokens
             batcher.finish(sequence, ended_itself=True)
-            self.plan.answered(index)
+            assert self.plan.answered(index) == ticket
 
 
 @st.composite
@@ -128,27 +156,34 @@ def test_whoever_joins_is_answered_on_the_right_context(
 ) -> None:
     blocks = (LONGEST_TOKENS + 40) // BLOCK_TOKENS + 8 + spare
     play = Play(blocks, step_tokens)
-    head = np.array(coming[0][1][:-1], dtype=np.int32)
-    if with_head:
-        play.plan.expect(head, more=True)
+    heads = [coming[0][1][:-1]] if with_head else []
+    for head in heads:
+        play.expect(head, more=True)
     followed: set[int] = set()
     for wait, prompt, answer, follows in coming:
         for _ in range(wait):
             play.step()
+        if with_head and wait % 3 == 0:  # another beginning, whose number may be the same
+            play.expect(heads[-1], more=False)
+            heads.append(prompt[:-1])
+            play.expect(prompt[:-1], more=True)
         source = next((n for n in play.answers if n not in followed), None) if follows else None
         if source is not None:
             followed.add(source)
             known = [*play.prompts[source], *play.answers[source]]
             prompt = [*known[: len(known) - cut], *prompt][:LONGEST_TOKENS]
         play.submit(prompt, answer, source, feeds=1)
-        play.join()
+        if wait % 2:
+            play.join()
+    play.join()
     while play.step():
         pass
     assert sorted(play.answers) == sorted(play.prompts)
     assert all(len(play.answers[n]) == play.lengths[n] for n in play.answers)
-    for number in play.prompts:
-        play.plan.batcher.kept.forget(number)
-    play.plan.expect(head, more=False)
+    for ticket in play.prompts:
+        play.plan.batcher.kept.forget(ticket)
+    for head in heads:
+        play.expect(head, more=False)
     play.join()
     assert play.ledger.free == blocks, "KV is held for nobody"
 
@@ -183,13 +218,13 @@ def test_a_prompt_that_extends_an_answer_reads_its_kv() -> None:
 def test_what_nobody_waits_for_is_kept_while_prompts_that_begin_so_are_expected() -> None:
     play = Play(200, 256)
     stem = list(range(90))
-    play.plan.expect(np.array(stem, dtype=np.int32), more=True)
+    play.expect(stem, more=True)
     for nth in range(3):
         number = play.submit([*stem, 1000 + nth, 5], 3)
         play.join()
         while play.step():
             pass
         assert play.cached[number] == (90 if nth else 0)
-    play.plan.expect(np.array(stem, dtype=np.int32), more=False)
+    play.expect(stem, more=False)
     play.join()
     assert play.ledger.free == 200
