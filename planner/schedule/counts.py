@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 
 @dataclass(slots=True)
@@ -18,3 +18,9 @@ class Counts:
     peak_kv_tokens: int = 0
     drafted_tokens: int = 0  # guessed and computed
     accepted_tokens: int = 0  # of them, what the model then drew
+
+    def __add__(self, other: Counts) -> Counts:
+        """Of both, one after the other: together they held what the larger peak was."""
+        both = Counts(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+        both.peak_kv_tokens = max(self.peak_kv_tokens, other.peak_kv_tokens)
+        return both

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from batchpipe.engine.answer import Answer
 from batchpipe.integrations.ray.messages import Report
@@ -74,6 +74,8 @@ class CrewTally:
         """Of all workers together."""
         each = [summed([done.before, done.now], done.now.kv_tokens) for done in self._done]
         total = summed(each, sum(spent.kv_tokens for spent in each))
+        # They run at the same time, each with a memory of its own.
+        total.counts.peak_kv_tokens = sum(spent.counts.peak_kv_tokens for spent in each)
         workers = tuple(
             WorkerSpent(
                 worker=number,
@@ -101,11 +103,8 @@ class CrewTally:
 
 
 def summed(all_spent: Sequence[Spent], kv_tokens: int) -> Spent:
-    """What several did together; of the tokens at once, the fewest."""
-    counts: dict[str, int] = {}
-    for spent in all_spent:
-        for name, count in asdict(spent.counts).items():
-            counts[name] = counts.get(name, 0) + count
+    """What several did, one after the other; of the tokens at once, the fewest."""
+    counts = sum((spent.counts for spent in all_spent), Counts())
     most = [spent.most_tokens for spent in all_spent if spent.most_tokens is not None]
     shortages = sum(spent.memory_shortages for spent in all_spent)
-    return Spent(Counts(**counts), shortages, min(most, default=None), kv_tokens)
+    return Spent(counts, shortages, min(most, default=None), kv_tokens)

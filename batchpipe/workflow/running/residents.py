@@ -84,26 +84,9 @@ class Residents:
 
     def counts(self) -> Counts:
         """Of all models, gone or not."""
-        total = self._spent_before
-        for live in self._live.values():
-            total = _sum(total, live.spent().counts)
-        return total
+        return sum((live.spent().counts for live in self._live.values()), self._spent_before)
 
     def _retire(self, name: str) -> None:
         live = self._live.pop(name)
-        self._spent_before = _sum(self._spent_before, live.spent().counts)
+        self._spent_before += live.spent().counts
         live.close()
-
-
-def _sum(one: Counts, other: Counts) -> Counts:
-    return Counts(
-        one.steps + other.steps,
-        one.computed_prompt_tokens + other.computed_prompt_tokens,
-        one.completion_tokens + other.completion_tokens,
-        one.preemptions + other.preemptions,
-        one.recomputed_tokens + other.recomputed_tokens,
-        one.evicted_tokens + other.evicted_tokens,
-        max(one.peak_kv_tokens, other.peak_kv_tokens),
-        one.drafted_tokens + other.drafted_tokens,
-        one.accepted_tokens + other.accepted_tokens,
-    )
