@@ -38,7 +38,9 @@ class KeptAnswers:
     def follow(self, index: int, prompt: TokenIds, source: int) -> None:
         """The prompt begins as the answered source and its answer do, as far as it does."""
         known = self._tokens.get(source)
-        self._source[index] = (source, 0 if known is None else common_tokens(known, prompt))
+        # Its last token is its own: something must be computed for a token to be drawn.
+        tokens = 0 if known is None else common_tokens(known, prompt[:-1])
+        self._source[index] = (source, tokens)
 
     def answered(self, sequence: Sequence, prompt: TokenIds) -> None:
         """The sequence is complete, and still holds its KV: it is kept where somebody follows."""

@@ -228,3 +228,18 @@ def test_what_nobody_waits_for_is_kept_while_prompts_that_begin_so_are_expected(
     play.expect(stem, more=False)
     play.join()
     assert play.ledger.free == 200
+
+
+def test_a_prompt_that_says_no_more_than_what_it_follows_is_answered() -> None:
+    play = Play(200, 256)
+    first = play.submit(list(range(50)), 30, feeds=2)
+    play.join()
+    while play.step():
+        pass
+    known = [*play.prompts[first], *play.answers[first]]
+    later = [play.submit(known[:tokens], 4, first) for tokens in (50, 64)]
+    play.join()
+    while play.step():
+        pass
+    assert [play.cached[each] for each in later] == [49, 63], "all but the last, which must draw"
+    assert play.ledger.free == 200
