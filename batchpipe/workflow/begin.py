@@ -66,7 +66,7 @@ def make_ready(flow: Flow, options: WorkflowOptions) -> Ready:
     """
     source = open_source(options.input, limit=options.limit)
     flow = resolved(flow, options.of_models(), options.model)
-    checked = lowered(flow, input_types(source))
+    checked = lowered(flow, input_types(source, flow))
     found = find_models(flow)
     settings = settings_fingerprint(flow, found, options.limit)
     return Ready(source, checked, _planned(checked, source, found), found, settings)

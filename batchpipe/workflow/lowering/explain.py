@@ -123,8 +123,7 @@ def plan_workflow(
         single = Statistics(rows={INPUT: 1.0}, prompts_per_row=samples_of(flow))
         return WorkflowPlan(flow.source, None, optimise(found.graph, single), None)
     source = open_source(os.fspath(input), limit=limit)
-    # Lines without a single row have whatever columns are read.
-    found = lowered(flow, input_types(source) if source.readable else columns_read(flow))
+    found = lowered(flow, input_types(source, flow))
     check_models(flow)
     languages = languages_of(flow)
     statistics = counted(found, source, languages)

@@ -99,7 +99,7 @@ def model_options(flow: Flow) -> dict[str, JobOptions]:
 
 
 def columns_read(flow: Flow) -> tuple[str, ...]:
-    """The columns that an input must have: all that the steps read and none of them makes.
+    """The columns that an input must have: all that is read or shown and that no step makes.
 
     Raises:
         ConfigError: a mistake in a step's texts
@@ -110,7 +110,8 @@ def columns_read(flow: Flow) -> tuple[str, ...]:
     for step in flow.steps:
         for reading in _placed(flow, step, readings_of, names).values():
             found |= dict.fromkeys(column for column in reading.columns if "." not in column)
-    return tuple(found)
+    shown = (column for column in flow.output.values() if "." not in column and column not in made)
+    return tuple(found | dict.fromkeys(shown))
 
 
 class _AnyColumn(frozenset[str]):
@@ -255,11 +256,12 @@ def _output(
     try:
         for column in shown.values():
             names.written(column)
-        levels.deepest(shown.values())
+        path = levels.path(levels.deepest(shown.values()))
     except Fault as fault:
         raise ConfigError(f"{flow.source}: output: {fault}") from fault
+    beside = names.inputs if path[-1] == INPUT else ()  # groups stand alone in the results
     for label in shown:
-        if label in OWN_COLUMNS or label in names.inputs:
+        if label in OWN_COLUMNS or label in beside:
             whose = "every result has" if label in OWN_COLUMNS else "the input has"
             raise ConfigError(
                 f"{flow.source}: output: {whose} a column {label}; choose another label"

@@ -77,10 +77,12 @@ class Tables:
 
     def left(self) -> int | None:
         """Rows that are not finished; None while some table's are not known."""
-        counts = [(self.rows(table), table) for table in self._levels.tables]
-        if any(rows is None for rows, _ in counts):
-            return None
-        return sum((rows or 0) - self._journal.finished(table) for rows, table in counts)
+        left = 0
+        for table in self._levels.tables:
+            if not self.is_made(table):
+                return None
+            left += (self.rows(table) or 0) - self._journal.finished(table)
+        return left
 
     def entries(self, table: str) -> Iterator[Entry]:
         """The rows of the table that are not finished, with what is known of them."""
