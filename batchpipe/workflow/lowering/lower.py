@@ -19,10 +19,10 @@ from batchpipe.rows.words import listed
 from batchpipe.workflow.authoring.functions import imported
 from batchpipe.workflow.authoring.names import Fault, Names, meant
 from batchpipe.workflow.authoring.surroundings import with_variables
-from batchpipe.workflow.lowering.expressions import function_names
 from batchpipe.workflow.lowering.fields import checked_types, fields_of
 from batchpipe.workflow.lowering.level_of import LevelTree
 from batchpipe.workflow.lowering.operator_of import models_of, operator_of
+from batchpipe.workflow.lowering.parsed import function_names
 from batchpipe.workflow.lowering.readings import Reading, readings_of
 from batchpipe.workflow.lowering.sql_text import check_query
 from batchpipe.workflow.lowering.types import ANY, Type

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchpipe.workflow.authoring.names import Fault, Names
-from batchpipe.workflow.lowering.expressions import Expression, Number, Text
+from batchpipe.workflow.lowering.expressions import Expression, Text
+from batchpipe.workflow.lowering.parsed import Number
 from batchpipe.workflow.steps import (
     Asked,
     Explode,
