@@ -208,7 +208,8 @@ class Workflow:
         Args:
             name: of the step
             request: ``"GET https://host/{{ title | urlencode }}"``, or POST
-            headers: templates by name
+            headers: templates by name; in them and in the URL ``${NAME}`` stands for a variable of
+                the environment, whose value no file of the run holds
             body: of a POST, JSON whose texts are templates
             attempts: before a row fails
             timeout: of each, in seconds

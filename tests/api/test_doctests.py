@@ -29,7 +29,7 @@ MODULES = (
     "batchpipe.running.progress",
     "batchpipe.running.summary",
     "batchpipe.workflow.builder",
-    "batchpipe.workflow.authoring.surroundings",
+    "batchpipe.workflow.authoring.variables",
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,6 @@ from batchpipe.workflow.authoring.names import meant
 from batchpipe.workflow.steps import ModelChoice
 
 MODEL_OPTIONS = (*ModelKeywords.__annotations__, "speculate")
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")  # a name, a default
 
 
 def model_choice(name: str, given: object) -> ModelChoice:
@@ -52,7 +50,7 @@ def model_choice(name: str, given: object) -> ModelChoice:
 
 
 def database_url(name: str, given: object) -> str:
-    """A database's URL as written; ``${NAME}`` in it stays, for `with_variables`.
+    """A database's URL as written; ``${NAME}`` in it stays, for `variables.with_variables`.
 
     Raises:
         ConfigError: it is no URL
@@ -63,33 +61,6 @@ def database_url(name: str, given: object) -> str:
             f"postgresql+psycopg://user:${{PASSWORD}}@host/films"
         )
     return given
-
-
-def with_variables(url: str) -> str:
-    """The URL with the environment's variables in place of their ``${NAME}``.
-
-    So no password need stand in a workflow's file, nor in its run directory. ``${NAME:-text}`` is
-    the text where there is no such variable, or an empty one.
-
-    >>> os.environ["FILMS_PASSWORD"] = "p"
-    >>> with_variables("postgresql+psycopg://me:${FILMS_PASSWORD}@host/films")
-    'postgresql+psycopg://me:p@host/films'
-    >>> with_variables("${FILMS_URL:-sqlite:///films.db}")
-    'sqlite:///films.db'
-
-    Raises:
-        ConfigError: a variable is not set and has no default
-    """
-
-    def value(found: re.Match[str]) -> str:
-        name, default = found.groups()
-        if default is not None:
-            return os.environ.get(name) or str(default)
-        if name not in os.environ:
-            raise ConfigError(f"the environment has no variable {name}, which {url} needs: set it")
-        return os.environ[name]
-
-    return _VARIABLE.sub(value, url)
 
 
 def shown_columns(given: object) -> dict[str, str]:

@@ -128,7 +128,7 @@ def _http(keys: Keys) -> dict[str, Any]:
     method, _, url = keys.text("http").strip().partition(" ")
     if method not in ("GET", "POST") or not url.strip():
         raise Fault(f"http is {shown(keys.get('http'))}; write GET or POST and a URL", "http")
-    if not url.strip().startswith(("http://", "https://", "{{")):
+    if not url.strip().startswith(("http://", "https://", "{{", "${")):
         raise Fault(f"http asks {shown(url)}; a URL begins with https:// or http://", "http")
     if "body" in keys and method == "GET":
         raise Fault("a GET has no body; write POST, or put the values into the URL", "body")

@@ -16,7 +16,6 @@ from batchpipe.planner.query.graph import QueryGraph
 from batchpipe.planner.request import Sampling
 from batchpipe.rows.parameters import sampled_by
 from batchpipe.structured.judge import Matches, matches_by_re
-from batchpipe.workflow.authoring.surroundings import with_variables
 from batchpipe.workflow.kinds.groups import Groups
 from batchpipe.workflow.kinds.inline_steps import Inline, exploding, filtering, reducing
 from batchpipe.workflow.kinds.model_steps import Answering, Choosing, ModelStep, Voting
@@ -138,7 +137,7 @@ class _Maker:
 
         key = f"database {step.database}"
         if key not in self._clients:
-            url = with_variables(self._made.flow.databases[step.database])
+            url = self._made.flow.databases[step.database]
             database = Database(step.database, url, threads=SQL_THREADS)
             bench: Bench[Any] = self._closed(Bench(SQL_THREADS, step.database))
             self._made.closing.callback(database.close)  # first, so that no attempt is waited for

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from batchpipe.workflow.kinds.inline_steps import value_of
+from batchpipe.workflow.lowering.expressions import Text
 from batchpipe.workflow.lowering.readings import Reading
 from batchpipe.workflow.operators.calls import ThreadedCalls
 from batchpipe.workflow.outcome import Outcome
@@ -73,14 +74,18 @@ class Requesting:
 
     def __init__(self, step: Http, readings: Mapping[str, Reading], endpoint: Endpoint) -> None:
         self._step, self._readings, self._endpoint = step, readings, endpoint
+        self._url = cast(Text, readings["http"])
+        self._headers = {name: cast(Text, readings[f"headers.{name}"]) for name in step.headers}
 
     def call(self, row: Mapping[str, Any]) -> Call:
         """With the row's URL, headers and body."""
-        step, endpoint, readings = self._step, self._endpoint, self._readings
-        url = value_of(readings["http"], row)
-        headers = {name: value_of(readings[f"headers.{name}"], row) for name in step.headers}
+        step, endpoint = self._step, self._endpoint
         body = self._filled(step.body, "body", row)
-        digest = digest_of("http", step.method, url, sorted(headers.items()), body)
+        told = [self._url.without_values(row)]
+        told += [[name, *text.without_values(row)] for name, text in sorted(self._headers.items())]
+        url = self._url.sent(row)
+        headers = {name: text.sent(row) for name, text in self._headers.items()}
+        digest = digest_of("http", step.method, told, body)
         return Call(digest, lambda: endpoint.answer(url, headers, body))
 
     def _filled(self, part: Any, key: str, row: Mapping[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from batchpipe.rows.template import RenderError, failing_line
 from batchpipe.rows.words import one_line
 from batchpipe.workflow.authoring.names import Names
+from batchpipe.workflow.lowering.looked_up import LOOKED_UP, looked_up
 from batchpipe.workflow.lowering.parsed import (
     Number,
     Parsed,
@@ -29,14 +30,17 @@ from batchpipe.workflow.lowering.parsed import (
 class Text:
     """A template, ready to be filled with the columns of a row.
 
+    With ``looks_up`` its own text, but no cell, may name variables of the environment: ``${NAME}``.
+
     Raises:
         Fault: a mistake in its syntax, or a column that nobody makes
     """
 
-    def __init__(self, source: str, names: Names) -> None:
+    def __init__(self, source: str, names: Names, *, looks_up: bool = False) -> None:
         self.source = source
         self._parsed = Parsed(source, names, _template)
         self.columns, self.tree = self._parsed.columns, self._parsed.tree
+        self.variables = looked_up(self.tree) if looks_up else ()
         self._compiled = compiled(self.tree)
 
     def canonical(self, number: Number) -> str:
@@ -47,9 +51,27 @@ class Text:
         return "".join(canonical_parts(self._parsed.numbered(number)))
 
     def render(self, row: Mapping[str, Any]) -> str:
-        """The text for this row; `RenderError` where the row does not fit."""
+        """The text for this row; `RenderError` where the row does not fit.
+
+        Variables of the environment stand in it as they are written.
+        """
+        return self._filled(row, {each.written: each.written for each in self.variables})
+
+    def sent(self, row: Mapping[str, Any]) -> str:
+        """The same with the variables' values, which no file and no sentence may have."""
+        return self._filled(row, {each.written: each.value() for each in self.variables})
+
+    def without_values(self, row: Mapping[str, Any]) -> list[str]:
+        """What is equal for two rows exactly where the text that is `sent` is made alike.
+
+        A cell may say ``${NAME}`` too; that is told from a variable by writing these in two ways.
+        """
+        other = {each.written: each.written.replace("$", "<", 1) for each in self.variables}
+        return [self.render(row), *([self._filled(row, other)] if other else [])]
+
+    def _filled(self, row: Mapping[str, Any], values: Mapping[str, str]) -> str:
         try:
-            return self._compiled.render(row)
+            return self._compiled.render({**row, LOOKED_UP: values} if values else row)
         except Exception as error:  # a template may call any method of any value
             where = f"template line {failing_line(error) or 1}"
             raise RenderError(f"{where} failed: {_cause(error)}") from error

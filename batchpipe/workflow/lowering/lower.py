@@ -18,7 +18,7 @@ from batchpipe.planner.query.graph import INPUT, QueryGraph
 from batchpipe.rows.words import listed
 from batchpipe.workflow.authoring.functions import imported
 from batchpipe.workflow.authoring.names import Fault, Names, meant
-from batchpipe.workflow.authoring.surroundings import with_variables
+from batchpipe.workflow.authoring.variables import variables_in
 from batchpipe.workflow.lowering.fields import checked_types, fields_of
 from batchpipe.workflow.lowering.level_of import LevelTree
 from batchpipe.workflow.lowering.operator_of import models_of, operator_of
@@ -26,7 +26,7 @@ from batchpipe.workflow.lowering.parsed import function_names
 from batchpipe.workflow.lowering.readings import Reading, readings_of
 from batchpipe.workflow.lowering.sql_text import check_query
 from batchpipe.workflow.lowering.types import ANY, Type
-from batchpipe.workflow.steps import Explode, Flow, Python, Reduce, Sql, Step
+from batchpipe.workflow.steps import Explode, Flow, Http, Python, Reduce, Sql, Step
 
 OWN_COLUMNS = ("status", "error")  # that every result has beside those that it shows
 
@@ -178,12 +178,25 @@ def _check_own(step: Step, flow: Flow) -> None:
             if step.database not in flow.databases:
                 known = f"{meant(step.database, flow.databases)}; it has {listed(flow.databases)}"
                 raise Fault(f"the workflow has no database {step.database}{known}", "sql")
-            with_variables(flow.databases[step.database])
+            _check_set(flow.databases[step.database], "sql")
             check_query(step.query, set(step.values))
+        case Http():
+            _check_set(step.url, "http")
+            for name, text in step.headers.items():
+                _check_set(text, f"headers.{name}")
         case Python():
             imported(step.function)
         case Reduce():
             _check_reduce(step, flow)
+
+
+def _check_set(text: str, key: str) -> None:
+    """The environment has every variable that the text names."""
+    for variable in variables_in(text):
+        try:
+            variable.value()
+        except Fault as fault:
+            raise Fault(f"{key}: {fault}", key) from fault
 
 
 def _check_reduce(step: Reduce, flow: Flow) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from batchpipe.workflow.authoring.names import Fault, Names
@@ -92,8 +93,9 @@ def _sources(step: Step) -> Iterator[tuple[str, str, Any]]:
         case Sql():
             yield from ((f"values.{name}", each, Expression) for name, each in step.values.items())
         case Http():
-            yield "http", step.url, Text
-            yield from ((f"headers.{name}", each, Text) for name, each in step.headers.items())
+            sent = partial(Text, looks_up=True)
+            yield "http", step.url, sent
+            yield from ((f"headers.{name}", each, sent) for name, each in step.headers.items())
             yield from ((key, text, Text) for key, text in body_texts(step.body))
         case Python():
             yield from ((f"reads[{at}]", each, Column) for at, each in enumerate(step.reads))

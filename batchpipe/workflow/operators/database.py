@@ -14,6 +14,7 @@ from typing import Any
 
 from batchpipe.errors import ConfigError
 from batchpipe.rows.words import one_line
+from batchpipe.workflow.authoring.variables import Hidden, with_variables
 from batchpipe.workflow.operators.database_urls import MODES, sqlite_uri
 from batchpipe.workflow.operators.explain import EXPLAINED, POSTGRESQL_MISTAKES, Estimate
 from batchpipe.workflow.operators.retry import Transient
@@ -38,6 +39,8 @@ class Refused(ValueError):
 class Database:
     """One database, connected to when it is first asked, by up to so many threads at once.
 
+    Variables of the environment in the URL are looked up here, and no sentence shows their values.
+
     Raises:
         ConfigError: the URL is none, its driver is missing, or its SQLite file
     """
@@ -45,7 +48,8 @@ class Database:
     def __init__(self, name: str, url: str, *, threads: int = 8) -> None:
         self.name = name
         self.closing = Event()
-        address, mode = _address(name, url)
+        self._hidden = Hidden([url])
+        address, mode = _address(name, with_variables(url))
         self._shown = address.render_as_string(hide_password=True)
         self._writes = mode != "ro"
         options: dict[str, Any] = {"pool_size": threads, "max_overflow": 0, "pool_pre_ping": True}
@@ -58,7 +62,7 @@ class Database:
             if address.get_driver_name().startswith("psycopg"):
                 seconds = address.query.get("connect_timeout", CONNECT_SECONDS)
                 options["connect_args"] = {"connect_timeout": seconds}
-        self._engine = _engine(name, address, options)
+        self._engine = _engine(name, address, options, self._hidden)
 
     def unreachable(self) -> str | None:
         """Why the database cannot be asked now, or None where it can."""
@@ -66,7 +70,7 @@ class Database:
             with self._engine.connect():
                 return None
         except exc.SQLAlchemyError as error:
-            return f"database {self.name} ({self._shown}) cannot be reached: {_reason(error)}"
+            return f"database {self.name} ({self._shown}) cannot be reached: {self._reason(error)}"
 
     def close(self) -> None:
         """Connections that nobody uses are closed, and nobody waits for another attempt."""
@@ -95,8 +99,8 @@ class Database:
                 return explain(connection, str(compiled), compiled.positiontup or ())
         except exc.DBAPIError as error:
             if _is_mistake(error):
-                raise Refused(_reason(error)) from error
-            return Estimate(unknown=_reason(error))
+                raise Refused(self._reason(error)) from error
+            return Estimate(unknown=self._reason(error))
 
     def rows(self, query: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What the query gives with these parameters.
@@ -118,8 +122,11 @@ class Database:
             raise
         except Exception as error:  # a driver raises anything at all for values that it refuses
             if _is_transient(error):
-                raise Transient(_reason(error)) from error
-            raise Refused(_reason(error)) from error
+                raise Transient(self._reason(error)) from error
+            raise Refused(self._reason(error)) from error
+
+    def _reason(self, error: Exception) -> str:
+        return self._hidden.out_of(_reason(error))
 
 
 _TO_WRITE = "; ?mode=rw in the database's URL lets its queries write"
@@ -143,7 +150,7 @@ def _address(name: str, url: str) -> tuple[URL, str]:
     return address.difference_update_query(["mode"]), str(mode)
 
 
-def _engine(name: str, address: URL, options: Mapping[str, Any]) -> Engine:
+def _engine(name: str, address: URL, options: Mapping[str, Any], hidden: Hidden) -> Engine:
     try:
         engine = sqlalchemy.create_engine(address, **options)
     except exc.NoSuchModuleError as error:
@@ -158,7 +165,8 @@ def _engine(name: str, address: URL, options: Mapping[str, Any]) -> Engine:
             f"'{package}'"
         ) from error
     except (exc.ArgumentError, TypeError, ValueError) as error:
-        raise ConfigError(f"database {name}: its URL is wrong: {one_line(str(error))}") from error
+        reason = hidden.out_of(one_line(str(error)))
+        raise ConfigError(f"database {name}: its URL is wrong: {reason}") from error
     if engine.dialect.is_async:
         raise ConfigError(
             f"database {name}: {address.drivername} is a driver for asyncio; batchpipe asks from "

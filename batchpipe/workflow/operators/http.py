@@ -5,7 +5,8 @@ timeout or a lost connection. That also holds for POST, which a server may so se
 proxies and certificates that the environment names are used (``HTTP_PROXY``, ``HTTPS_PROXY``,
 ``ALL_PROXY``, ``NO_PROXY``, ``SSL_CERT_FILE``, ``SSL_CERT_DIR``), as httpx does by itself. No
 cookie is kept from one request to another. Sentences never show headers, nor what follows the
-path of a URL, where keys stand.
+path of a URL, where keys stand, nor the value of any variable of the environment that the step
+names; where an answer repeats one, the variable's name stands in its place.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 from batchpipe.errors import ConfigError
 from batchpipe.rows.words import listed, one_line, shown
+from batchpipe.workflow.authoring.variables import LEAST_SECRET, Hidden, in_host
 from batchpipe.workflow.operators.pace import Pace
 from batchpipe.workflow.operators.retry import Patience, Transient, retried
 from batchpipe.workflow.outcome import Outcome
@@ -125,6 +127,9 @@ class Endpoint:
     def __init__(self, step: Http, client: Client) -> None:
         self._step, self._client = step, client
         self._patience = Patience(step.attempts)
+        named = (step.url, *step.headers.values())
+        self._hidden = Hidden(named)
+        self._secrets = Hidden(named, least_characters=LEAST_SECRET, besides=in_host(step.url))
 
     def answer(self, url: str, headers: Mapping[str, str], body: Any = None) -> Outcome:
         """What the host answers, or why it is an error, after all attempts."""
@@ -132,13 +137,14 @@ class Endpoint:
         try:
             request = self._client.request(step.method, url, headers, body, step.timeout_seconds)
         except Refused as reason:
-            return Outcome(error=str(reason))
+            return Outcome(error=self._hidden.out_of(str(reason)))
         try:
             return retried(
                 lambda: self._attempt(request, headers), self._patience, self._client.closing
             )
         except (Transient, Refused) as reason:
-            return Outcome(error=f"{step.method} {_shown(request.url)}: {reason}")
+            sentence = f"{step.method} {_shown(request.url)}: {reason}"
+            return Outcome(error=self._hidden.out_of(sentence))
 
     def _attempt(self, request: httpx.Request, headers: Mapping[str, str]) -> Outcome:
         """What came of one request.
@@ -160,11 +166,12 @@ class Endpoint:
             raise Transient(_cause(error)) from error
         except RuntimeError as error:  # of connections that were closed meanwhile
             raise Refused("closed before it answered") from error
-        text = _text(response, content)
+        text = self._secrets.out_of(_text(response, content))
         if response.status_code < 400:
             values = {"status": response.status_code, "text": text, "json": _json(response, text)}
             return Outcome(values)
         status = f"{response.status_code} {response.reason_phrase}".strip()
+        text = self._hidden.out_of(text)  # all of it, before it is cut
         sentence = f"{status}: {one_line(text, SHOWN_CHARACTERS)}" if text.strip() else status
         if response.status_code != 429 and response.status_code < 500:
             raise Refused(sentence)
