@@ -29,8 +29,8 @@ from answerers import ANSWERERS, Answerer
 from batchpipe.planner.query.graph import INPUT, Operator
 from batchpipe.workflow.authoring.yaml_file import read_flow
 from batchpipe.workflow.kinds.inline_steps import value_of
-from batchpipe.workflow.kinds.prepared import HTTP_THREADS, SQL_THREADS
 from batchpipe.workflow.kinds.tool_steps import Querying, Requesting, ToolStep
+from batchpipe.workflow.kinds.tools import HTTP_THREADS, SQL_THREADS
 from batchpipe.workflow.lowering.lower import Lowered, lowered
 from batchpipe.workflow.lowering.readings import Reading, readings_of, text_keys
 from batchpipe.workflow.operators.calls import ThreadedCalls
@@ -138,7 +138,7 @@ class Interpreter:
             database = Database(step.database, url, threads=SQL_THREADS)
             self._closing.callback(database.close)
             return Querying(step, readings, Query(step, database)), SQL_THREADS
-        client = Client(threads=HTTP_THREADS)
+        client = Client(connections=HTTP_THREADS)
         self._closing.callback(client.close)
         return Requesting(step, readings, Endpoint(step, client)), HTTP_THREADS
 

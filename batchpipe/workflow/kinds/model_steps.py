@@ -6,7 +6,7 @@ Knows neither engines nor rows: a prompt's token ids in, questions out; answers 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -99,7 +99,7 @@ class Voting:
         self,
         step: Vote,
         samplings: Sequence[Sampling],  # by stage
-        languages: dict[str, Language],
+        languages: Mapping[str, Language],
         matches: Matches,
     ) -> None:
         self.models = step.models
@@ -167,7 +167,7 @@ class Choosing:
         ConfigError: a model's tokens cannot tell the choices apart
     """
 
-    def __init__(self, step: Cascade, languages: dict[str, Language]) -> None:
+    def __init__(self, step: Cascade, languages: Mapping[str, Language]) -> None:
         self.models = step.models
         self._choices, self._margin = step.choices, step.margin
         self._labels: list[list[tuple[int, ...]]] = []

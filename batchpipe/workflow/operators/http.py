@@ -53,16 +53,16 @@ class Refused(ValueError):
 
 
 class Client:
-    """Connections to all hosts of a workflow, for up to so many threads, and each host's pace.
+    """Up to so many connections to all hosts of a workflow together, and each host's pace.
 
     Raises:
         ConfigError: the environment names a proxy or certificates that cannot be used
     """
 
-    def __init__(self, *, threads: int = 32) -> None:
+    def __init__(self, *, connections: int = 32) -> None:
         self.closing = Event()
         self.pace = Pace(self.closing)
-        limits = httpx.Limits(max_connections=threads, max_keepalive_connections=threads)
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         try:
             self._connections = httpx.Client(limits=limits, headers={"User-Agent": "batchpipe"})
         except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
