@@ -156,7 +156,9 @@ class Masks:
         """The matcher has seen the token, if that may come next."""
         matcher, constraint = self._matcher(index), self._constraint(index)
         assert constraint is not None, f"prompt {index} has no constraint"
-        return self._grammars.may_say(constraint, token) and bool(matcher.accept_token(token))
+        # A guess may go on behind the end of an answer, at which xgrammar warns of each token.
+        is_open = self._grammars.may_say(constraint, token) and not matcher.is_terminated()
+        return is_open and bool(matcher.accept_token(token))
 
     def _fill_behind_guesses(self, masks: Tensor, place: _Place) -> None:
         """The place's mask is what may follow the answer and the guessed tokens.

@@ -197,6 +197,20 @@ def test_a_token_that_is_tried_is_allowed_where_its_mask_allows_it(
             break
 
 
+def test_a_guess_behind_the_end_of_an_answer_is_no_fault(
+    tiny_model: Model, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A text that ends where the prompt goes on is guessed so; nobody is warned of that."""
+    form = constraint_of("choices", ["yes", "yes and no"])
+    model_dir = tiny_model("llama")
+    masks = engine_of(model_dir, PROMPTS[:1], [asking(form)])._masks
+    assert masks is not None
+    word = load_tokenizer(model_dir).encode("yes", add_special_tokens=False)
+    found = [masks._accepts(0, token) for token in (*word, EOS_TOKEN_ID, word[0], EOS_TOKEN_ID)]
+    assert found == [True] * len(word) + [True, False, False]
+    assert capfd.readouterr() == ("", "")
+
+
 def test_rows_without_a_form_draw_what_they_draw_alone(tiny_model: Model) -> None:
     model_dir = tiny_model("llama")
     together = said(answers(engine_of(model_dir, PROMPTS, mixed())))
