@@ -69,15 +69,27 @@ class Ticket:
     number: int
 
 
+@dataclass(slots=True, eq=False)
+class Coming:
+    """A list of which not all elements have become rows."""
+
+    row: Row  # above them
+    explode: str
+    level: str
+    items: list[Any]
+    made: int = 0
+
+
 class Tree:
     """A row of a table with all rows below it: what is admitted and leaves memory together."""
 
-    __slots__ = ("asked", "busy", "gathered", "known", "open", "row", "tickets")
+    __slots__ = ("asked", "busy", "coming", "gathered", "known", "open", "row", "tickets")
 
     def __init__(self, table: str, ordinal: int) -> None:
         self.row = Row(table, (ordinal,), None, self)
         self.open = 0  # nodes that are not settled
         self.busy = 0  # of these, asked and not answered
+        self.coming: list[Coming] = []  # rows that are still to be made, those of the last first
         self.gathered: dict[str, list[Any]] = {}  # by group-by, what its rows bring to groups
         # What the runtime knows of it.
         self.known: dict[tuple[str, Key, int], Any] = {}  # outcomes of before, see `admission`

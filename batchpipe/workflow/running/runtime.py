@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
+from itertools import islice
 
 from batchpipe.planner.query.graph import INPUT
 from batchpipe.workflow.journal.journal import StepJournal
@@ -127,24 +128,24 @@ class Runtime:
     # ---- rows ------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        """Rows come into memory until there is enough to do."""
+        """Rows come into memory until there is enough to do, first those of lists."""
         was_empty = not self._trees
-        while self._has_room():
-            for _ in range(ADMITTED_AT_ONCE):
-                entry = self._admission.next()
-                if entry is None:
+        while self._models.unfinished + self._tools.unfinished < MOST_QUESTIONS:
+            widened = self._front.widen(ADMITTED_AT_ONCE)
+            if widened is not None:
+                self._touched.add(widened)
+            elif len(self._trees) >= MOST_TREES:
+                return
+            else:
+                entries = list(islice(iter(self._admission.next, None), ADMITTED_AT_ONCE))
+                if not entries:
                     self._is_exhausted = was_empty and not self._trees
-                    self._ask()
-                    self._retire()
                     return
                 was_empty = False
-                self._begin(entry)
+                for entry in entries:
+                    self._begin(entry)
             self._ask()
             self._retire()
-
-    def _has_room(self) -> bool:
-        asked = self._models.unfinished + self._tools.unfinished
-        return len(self._trees) < MOST_TREES and asked < MOST_QUESTIONS
 
     def _begin(self, entry: Entry) -> None:
         if entry.fault is not None:
@@ -195,7 +196,7 @@ class Runtime:
             self._finish(tree)
         self._front.finished.clear()
         for tree in self._touched:
-            if tree in self._trees and tree.open and not tree.busy:
+            if tree in self._trees and tree.open and not tree.busy and not tree.coming:
                 self._trees.remove(tree)
                 self._models.forget(tree)
         self._touched.clear()

@@ -12,7 +12,7 @@ from typing import Any
 
 from batchpipe.planner.query.graph import EXPLODE, FILTER
 from batchpipe.workflow.running.levels import Gather, Levels, Node
-from batchpipe.workflow.running.rows import Row, Tree
+from batchpipe.workflow.running.rows import Coming, Row, Tree
 
 Values = Mapping[str, Any]
 
@@ -31,6 +31,7 @@ class Wavefront:
         for alias, name in graph.same_as.items():
             self._aliases.setdefault(graph.by_name[name].name, []).append(alias)
         self._changed: deque[tuple[Row, Node]] = deque()  # that wait for nothing any more
+        self._widening: deque[Tree] = deque()  # whose lists have elements that are no rows yet
         self._at_work = False
 
     def admit(
@@ -49,6 +50,22 @@ class Wavefront:
         if not tree.open:
             self.finished.append(tree)
         return tree
+
+    def widen(self, most: int) -> Tree | None:
+        """Up to so many elements of lists have become rows, in their order; returns whose.
+
+        So a list of a million elements is no million questions at once. The lists of a row come
+        before those of the rows behind it, and each list before the next of those around it.
+        """
+        while self._widening:
+            tree = self._widening[0]
+            if tree.coming and not tree.row.is_dropped:
+                self._make_rows(tree, most)
+                self._go_on()
+                self._check_finished(tree)
+                return tree
+            self._widening.popleft()
+        return None
 
     def settle(self, row: Row, name: str, values: Values) -> None:
         """The operator has these values here; who waited for them goes on.
@@ -127,14 +144,25 @@ class Wavefront:
         for node in self.levels.nodes[row.level]:
             if node.below == level and node.operator in row.waits:
                 row.waits[node.operator] += len(items)
-        rows = [Row(level, (*row.key, index), row, row.tree) for index in range(len(items))]
-        row.below[level] = rows
-        self._settled(row, name, go_on=False)
-        for index, (each, item) in enumerate(zip(rows, items, strict=True)):
-            self._keep(each, name, {"item": item, "index": index})
-            self._begin(each)
-        self._go_on()
-        self._check_finished(row.tree)
+        row.below[level] = []
+        if items:
+            if not row.tree.coming:
+                self._widening.append(row.tree)
+            row.tree.coming.append(Coming(row, name, level, items))
+        self._settled(row, name)
+
+    def _make_rows(self, tree: Tree, most: int) -> None:
+        coming = tree.coming[-1]
+        row, end = coming.row, min(len(coming.items), coming.made + most)
+        if not row.is_dropped:
+            for index in range(coming.made, end):
+                below = Row(coming.level, (*row.key, index), row, tree)
+                row.below[coming.level].append(below)
+                self._keep(below, coming.explode, {"item": coming.items[index], "index": index})
+                self._begin(below)
+        coming.made = end
+        if row.is_dropped or end == len(coming.items):
+            tree.coming.pop()  # nothing was exploded since: that waits for `_go_on`
 
     def _begin(self, row: Row) -> None:
         """The new row waits for what is not there yet."""
@@ -145,15 +173,14 @@ class Wavefront:
             if not missing:
                 self._changed.append((row, node))
 
-    def _settled(self, row: Row, name: str, *, go_on: bool = True) -> None:
+    def _settled(self, row: Row, name: str) -> None:
         row.settled.add(name)
         row.tree.open -= 1
         for node in self.levels.waiting[name]:
             for each in self._rows_at(row, node.level):
                 self._less(each, node.operator)
-        if go_on:
-            self._go_on()
-            self._check_finished(row.tree)
+        self._go_on()
+        self._check_finished(row.tree)
 
     def _rows_at(self, row: Row, level: str) -> Iterator[Row]:
         """The rows of this level under the row that were there before, or the row itself."""
@@ -163,8 +190,7 @@ class Wavefront:
         path = self.levels.path(level)
         below = path[path.index(row.level) + 1]
         for each in row.below.get(below, ()):
-            if each.waits or each.settled:  # else it is just being made, and has counted this
-                yield from self._rows_at(each, level)
+            yield from self._rows_at(each, level)
 
     def _less(self, row: Row, operator: str) -> None:
         """The operator waits for one thing less at this row."""
@@ -217,5 +243,6 @@ class Wavefront:
                     self._mark_dropped(each)
 
     def _check_finished(self, tree: Tree) -> None:
-        if not tree.open and not self._at_work and not tree.row.is_dropped:
+        is_whole = not tree.open and not tree.coming
+        if is_whole and not self._at_work and not tree.row.is_dropped:
             self.finished.append(tree)
