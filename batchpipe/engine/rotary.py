@@ -34,7 +34,7 @@ def rotate_in_one_pass(model: nn.Module, dtype: torch.dtype) -> int:
             continue
         plain = forward.__globals__.get(NAME)
         if isinstance(head_dim, int) and plain is not None and _is_same(plain, dtype, head_dim):
-            module.forward = MethodType(_seeing(forward, _fused(plain)), module)  # type: ignore[assignment]
+            module.forward = MethodType(_seeing(forward, _fused(plain)), module)
             replaced += 1
     return replaced
 

@@ -316,8 +316,8 @@ void attend(const Step& step, const Blocks& blocks) {
 #pragma omp for schedule(static)
         for (int64_t token = 0; token < step.tokens; ++token) write<Number>(step, token);
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t place = blocks.items() - 1; place >= 0; --place) {  // of a long chunk the
-            const Blocks::Item item = blocks.item(step, place);          // later see more
+        for (int64_t place = blocks.items.size() - 1; place >= 0; --place) {  // of a long chunk the
+            const Blocks::Item& item = blocks.items[place];                   // later see more
             attend<Number, PAIRS>(step, item, blocks.reads[item.block]);
         }
     }

@@ -30,6 +30,9 @@ struct Read {
     int64_t first_slot;    // of consecutive ones; -1 where they are listed
     const int64_t* slots;  // the list
 
+    int64_t queries_in(int64_t first, int64_t last) const {
+        return std::min(query_end, last) - std::max(query_start, first);
+    }
     int64_t slot(int64_t at) const { return first_slot >= 0 ? first_slot + at : slots[at]; }
 };
 
@@ -75,31 +78,45 @@ struct Heads {
 
 namespace {
 
-// How a step is cut for threads: into blocks of neighbouring queries, and their key heads into parts.
+// How a step is cut for threads: into blocks of neighbouring queries, and some into parts by key head.
 struct Blocks {
     struct Item {
         int64_t block, first, last, first_head, last_head;  // queries, key heads
     };
-    int64_t size, parts = 1;
+    int64_t size;
     std::vector<std::vector<int64_t>> reads;  // of each block
+    std::vector<Item> items;
 
     Blocks(const Step& step, int64_t threads) {
         const bool alone = threads == 1;
         const int64_t wanted = alone ? 1 : 4 * threads, group = step.heads / step.kv_heads;
         size = std::clamp<int64_t>(step.queries / wanted, 1, std::max<int64_t>(1, MOST_ROWS / group));
         reads.resize((step.queries + size - 1) / size);
-        const int64_t count = reads.size();
-        if (!alone) parts = std::min(step.kv_heads, (ITEMS * threads + count - 1) / count);
         for (int64_t read = 0; read < step.read_count; ++read)
             for (int64_t at = step.reads[read].query_start / size;
                  at * size < step.reads[read].query_end; ++at)
                 reads[at].push_back(read);
+        const int64_t count = reads.size(), cuts = (ITEMS * threads + count - 1) / count;
+        for (int64_t block = 0; block < count; ++block) {
+            const int64_t first = block * size, last = std::min(step.queries, first + size);
+            const bool whole = alone || reads_apart(step, reads[block], first, last);
+            const int64_t parts = whole ? 1 : std::min(step.kv_heads, cuts);
+            for (int64_t part = 0; part < parts; ++part)
+                items.push_back({block, first, last, step.kv_heads * part / parts,
+                                 step.kv_heads * (part + 1) / parts});
+        }
     }
-    int64_t items() const { return reads.size() * parts; }
-    Item item(const Step& step, int64_t place) const {
-        const int64_t block = place / parts, part = place % parts;
-        return {block, block * size, std::min(step.queries, (block + 1) * size),
-                step.kv_heads * part / parts, step.kv_heads * (part + 1) / parts};
+
+    // True where the queries read more that no other of them reads than what they have in common.
+    // Memory is the limit then, and gives a key's heads faster together than each by itself.
+    static bool reads_apart(const Step& step, const std::vector<int64_t>& reads, int64_t first,
+                            int64_t last) {
+        int64_t apart = 0, together = 0;
+        for (const int64_t place : reads) {
+            const int64_t queries = step.reads[place].queries_in(first, last);
+            (queries == 1 ? apart : together) += queries * step.reads[place].keys;
+        }
+        return apart > together;
     }
 };
 
