@@ -21,6 +21,8 @@ from batchpipe.rows.source import Source, open_source
 from batchpipe.running.begin import input_states, real_path
 from batchpipe.workflow.journal.fingerprint import changed, settings_fingerprint
 from batchpipe.workflow.journal.journal import StepJournal
+from batchpipe.workflow.journal.tallies import BY_STEP
+from batchpipe.workflow.lowering.call_costs import call_costs
 from batchpipe.workflow.lowering.counting import counted
 from batchpipe.workflow.lowering.hardware import hardware_of
 from batchpipe.workflow.lowering.input_columns import input_types
@@ -58,8 +60,10 @@ class Ready:
         return {name: model.language for name, model in self.found.items()}
 
 
-def make_ready(flow: Flow, options: WorkflowOptions) -> Ready:
+def make_ready(flow: Flow, options: WorkflowOptions, known: Manifest | None) -> Ready:
     """Everything checked that can be before the rows are read, short of the weights.
+
+    What calls have taken in a run that is known already is what they are expected to take.
 
     Raises:
         ConfigError: the input, the workflow or one of its models is wrong
@@ -69,13 +73,21 @@ def make_ready(flow: Flow, options: WorkflowOptions) -> Ready:
     checked = lowered(flow, input_types(source, flow))
     found = find_models(flow)
     settings = settings_fingerprint(flow, found, options.limit)
-    return Ready(source, checked, _planned(checked, source, found), found, settings)
+    measured = {} if known is None else known.facts.get(BY_STEP, {})
+    return Ready(source, checked, _planned(checked, source, found, measured), found, settings)
 
 
-def _planned(checked: Lowered, source: Source, found: Mapping[str, FoundModel]) -> QueryPlan:
+def _planned(
+    checked: Lowered,
+    source: Source,
+    found: Mapping[str, FoundModel],
+    measured: Mapping[str, Mapping[str, Any]],
+) -> QueryPlan:
     languages = {name: model.language for name, model in found.items()}
     statistics = counted(checked, source, languages)
-    hardware = hardware_of({name: model.options for name, model in found.items()}, languages)
+    options = {name: model.options for name, model in found.items()}
+    costs = call_costs(checked.flow, checked.graph, measured)
+    hardware = hardware_of(options, languages, costs)
     devices = [model.device for model in found.values()]
     if devices:  # what is free now, rather than what such a machine has
         hardware = replace(hardware, device_bytes=memory_bytes(devices[0]))

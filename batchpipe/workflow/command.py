@@ -12,7 +12,7 @@ from batchpipe.errors import ConfigError, Interrupted, StoppedEarly
 from batchpipe.job.fingerprint import check_unchanged
 from batchpipe.journal.folder import Folder, open_folder
 from batchpipe.journal.lock import hold
-from batchpipe.journal.manifest import read_manifest
+from batchpipe.journal.manifest import Manifest, read_manifest
 from batchpipe.journal.summary_file import summary_of
 from batchpipe.planner.query.graph import INPUT
 from batchpipe.rows.output_path import check_output, output_exists
@@ -47,8 +47,8 @@ def run_workflow(
     """
     started = time.perf_counter()
     folder = open_folder(options.run_dir or f"{options.out}.run")
-    _check_places(folder, options)
-    ready = make_ready(flow, options)
+    known = _checked_places(folder, options)
+    ready = make_ready(flow, options, known)
     finished = _finished(folder, ready, options)
     if finished is not None:
         print(f"{folder.name}: this run is complete, nothing to do", file=sys.stderr)
@@ -70,14 +70,15 @@ def run_workflow(
         return summary
 
 
-def _check_places(folder: Folder, options: WorkflowOptions) -> None:
-    """OUT can be written, and is this run's own where it is there."""
+def _checked_places(folder: Folder, options: WorkflowOptions) -> Manifest | None:
+    """The run that is known already; OUT can be written, and is its own where it is there."""
     allowed_errors(options.max_errors, 0)
     if real_path(folder.name) == real_path(options.out):
         raise ConfigError(f"--run-dir {folder.name} is OUT itself; choose another directory")
     known = known_run(folder, options)
     own = known is not None and known.output == real_path(options.out)
     check_output(options.out, overwrite=options.overwrite or own, source=options.input)
+    return known
 
 
 def _finished(folder: Folder, ready: Ready, options: WorkflowOptions) -> WorkflowSummary | None:

@@ -88,11 +88,23 @@ class MovingAverage:
         self.mean += max(self.weight, 1 / (self.seen + 1)) * (value - self.mean)
 
 
-def sql_seconds(explain_cost: float | None, average: MovingAverage | None = None) -> float:
-    """One query: by the database's own estimate where it gives one, else as long as others took."""
-    if explain_cost is not None:
-        return max(SQL_SECONDS, explain_cost * SECONDS_OF_A_COST)
-    return SQL_SECONDS if average is None else average.mean
+@dataclass(frozen=True, slots=True)
+class CallSeconds:
+    """How long one call takes, and how that is known."""
+
+    seconds: float
+    source: str
+
+
+ASSUMED = {
+    "sql": CallSeconds(SQL_SECONDS, "assumed"),
+    "http": CallSeconds(HTTP_SECONDS, "assumed"),
+}  # by kind of operator, where nothing is known
+
+
+def sql_seconds(explain_cost: float) -> float:
+    """One query by the database's own estimate; a round trip at least."""
+    return max(SQL_SECONDS, explain_cost * SECONDS_OF_A_COST)
 
 
 def tool_seconds(calls: float, seconds: float, at_once: int) -> float:

@@ -28,6 +28,9 @@ def explain_query(plan: QueryPlan) -> str:
         said = step_line(plan.optimised, operator)
         if seconds := plan.seconds[operator.name]:
             said += f"; {_seconds(seconds)}"
+        if operator.name in plan.call_seconds:
+            call = plan.call_seconds[operator.name]
+            said += f" at {_seconds(call.seconds)} a call ({call.source})"
         if operator.name in phases:
             when = [str(number) for number in phases[operator.name]]
             said += f" in phase{'s' if len(when) > 1 else ''} {listed(when)}"

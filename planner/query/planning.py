@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 import networkx as nx
 
 from batchpipe.planner.query.cost import (
-    HTTP_SECONDS,
-    SQL_SECONDS,
+    ASSUMED,
+    CallSeconds,
     ModelHost,
     asking_seconds,
     tool_seconds,
 )
 from batchpipe.planner.query.estimate import Estimate
-from batchpipe.planner.query.graph import Operator, QueryGraph
+from batchpipe.planner.query.graph import QueryGraph
 from batchpipe.planner.query.optimise import Optimised, optimise
 from batchpipe.planner.query.placement import ModelSize, Placement, Stage, placed
 from batchpipe.planner.query.rules import RULES, filters_first
@@ -23,7 +23,6 @@ from batchpipe.planner.query.statistics import Statistics
 
 TOOLS_AT_ONCE = 16
 NEXT_MODEL = 0.3  # of the rows of a vote or a cascade that each further model is asked for
-CALL_SECONDS = {"sql": SQL_SECONDS, "http": HTTP_SECONDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class Hardware:
     hosts: Mapping[str, ModelHost]  # by model
     sizes: Mapping[str, ModelSize]
     device_bytes: int
-    call_seconds: Mapping[str, float] = field(default_factory=dict)  # by operator, of one call
+    call_seconds: Mapping[str, CallSeconds] = field(default_factory=dict)  # by operator, if known
     tools_at_once: int = TOOLS_AT_ONCE
 
 
@@ -44,6 +43,7 @@ class QueryPlan:
     optimised: Optimised
     seconds: Mapping[str, float]  # by operator
     placement: Placement
+    call_seconds: Mapping[str, CallSeconds]  # by operator that asks no model, where it costs
 
     @property
     def graph(self) -> QueryGraph:
@@ -76,20 +76,25 @@ def _all_seconds(plan: QueryPlan) -> float:
 
 def _planned(optimised: Optimised, hardware: Hardware) -> QueryPlan:
     stages = stages_of(optimised.graph, optimised.after, hardware.hosts)
+    calls = {
+        each.name: known
+        for each in optimised.graph.operators
+        if (known := hardware.call_seconds.get(each.name, ASSUMED.get(each.kind))) is not None
+    }
     seconds = {
-        each.name: _tool_seconds(each, optimised.after[each.name], hardware)
+        each.name: _tool_seconds(calls.get(each.name), optimised.after[each.name], hardware)
         for each in optimised.graph.operators
     }
     for stage in stages:
         seconds[stage.operator] += stage.seconds
-    return QueryPlan(optimised, seconds, placed(stages, hardware.sizes, hardware.device_bytes))
+    placement = placed(stages, hardware.sizes, hardware.device_bytes)
+    return QueryPlan(optimised, seconds, placement, calls)
 
 
-def _tool_seconds(operator: Operator, estimate: Estimate, hardware: Hardware) -> float:
-    if operator.kind not in CALL_SECONDS:
+def _tool_seconds(call: CallSeconds | None, estimate: Estimate, hardware: Hardware) -> float:
+    if call is None:
         return 0.0
-    each = hardware.call_seconds.get(operator.name, CALL_SECONDS[operator.kind])
-    return tool_seconds(estimate.calls, each, hardware.tools_at_once)
+    return tool_seconds(estimate.calls, call.seconds, hardware.tools_at_once)
 
 
 def stages_of(

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from batchpipe.planner.query.cost import MovingAverage
+
 BY_STEP = "by_step"  # among the journal's facts
 
 
@@ -18,9 +20,19 @@ class StepTally:
     collapsed: int = 0  # rows that another's call answered
     failed: int = 0  # by their own fault
     seconds: float = 0.0  # that its calls took, one behind the other
+    call_seconds: float = 0.0  # that one of the latest calls took, in the mean
+    timed_calls: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0  # of them, not computed
     completion_tokens: int = 0
+
+    def took(self, seconds: float) -> None:
+        """Another call has ended."""
+        average = MovingAverage(self.call_seconds if self.timed_calls else seconds)
+        average.seen = max(0, self.timed_calls - 1)  # the first is what is expected
+        average.add(seconds)
+        self.call_seconds, self.timed_calls = average.mean, self.timed_calls + 1
+        self.seconds += seconds
 
 
 class Tallies:
@@ -40,7 +52,11 @@ class Tallies:
     def as_json(self) -> dict[str, dict[str, Any]]:
         """By step, its figures."""
         told = {name: asdict(tally) for name, tally in self._steps.items()}
-        return {name: {**each, "seconds": round(each["seconds"], 3)} for name, each in told.items()}
+        rounded = (("seconds", 3), ("call_seconds", 6))
+        return {
+            name: each | {figure: round(each[figure], places) for figure, places in rounded}
+            for name, each in told.items()
+        }
 
     def total(self, figure: str) -> int:
         """Of all steps."""

@@ -1,6 +1,7 @@
 """EXPLAIN of a workflow: its plan as written and after the rules, what they save, and the time.
 
-Reads the input, configurations and tokenizers; no weights, and asks no database and no host.
+Reads the input, configurations and tokenizers; no weights. Asks no host, and databases only what
+they think that queries cost.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from batchpipe.planner.query.optimise import Optimised, optimise
 from batchpipe.planner.query.planning import QueryPlan, plan_query
 from batchpipe.planner.query.statistics import Statistics
 from batchpipe.rows.source import open_source
+from batchpipe.workflow.lowering.call_costs import call_costs
 from batchpipe.workflow.lowering.counting import counted, samples_of
 from batchpipe.workflow.lowering.hardware import hardware_of
 from batchpipe.workflow.lowering.input_columns import input_types
@@ -84,6 +86,8 @@ class WorkflowPlan:
             told |= {"collapses": now.collapses, "block_order": list(now.block_order)}
         if self.placed is not None:
             told["seconds"] = self.placed.seconds.get(operator.name) if is_asked else None
+            call = self.placed.call_seconds.get(operator.name) if is_asked else None
+            told["call_seconds"] = None if call is None else asdict(call)
         return told
 
     def __str__(self) -> str:
@@ -132,7 +136,8 @@ def plan_workflow(
         for name, each in model_options(flow).items()
     }
     try:
-        plan = plan_query(found.graph, statistics, hardware_of(options, languages))
+        costs = call_costs(flow, found.graph)
+        plan = plan_query(found.graph, statistics, hardware_of(options, languages, costs))
     except ValueError as error:
         raise ConfigError(f"{flow.source}: {error}") from error
     return WorkflowPlan(flow.source, len(source), plan.optimised, plan)

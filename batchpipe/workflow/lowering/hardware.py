@@ -10,13 +10,17 @@ from batchpipe.job.kv_memory import blocks_on
 from batchpipe.job.language import Language
 from batchpipe.job.plan_job import target_of
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
-from batchpipe.planner.query.cost import ModelHost, load_seconds
+from batchpipe.planner.query.cost import CallSeconds, ModelHost, load_seconds
 from batchpipe.planner.query.placement import ModelSize
 from batchpipe.planner.query.planning import Hardware
 
 
-def hardware_of(options: Mapping[str, JobOptions], languages: Mapping[str, Language]) -> Hardware:
-    """The machine with these models, by their names in the workflow.
+def hardware_of(
+    options: Mapping[str, JobOptions],
+    languages: Mapping[str, Language],
+    call_seconds: Mapping[str, CallSeconds],
+) -> Hardware:
+    """The machine with these models, by their names in the workflow, and with these calls.
 
     Raises:
         ConfigError: a model's weights leave no room for keys
@@ -38,4 +42,4 @@ def hardware_of(options: Mapping[str, JobOptions], languages: Mapping[str, Langu
         keys = tokens * cost.shape.kv_bytes_per_token(dtype)
         sizes[name] = ModelSize(weights + keys, load_seconds(weights))
         device_bytes = max(device_bytes, cost.machine.memory_bytes)
-    return Hardware(hosts, sizes, device_bytes)
+    return Hardware(hosts, sizes, device_bytes, call_seconds)

@@ -92,7 +92,7 @@ class Desk:
     def answered(self, task: Task, outcome: Outcome) -> None:
         """The row has its outcome, and so have all that asked the same."""
         task.row.tree.busy -= 1
-        self._tallies[task.step].seconds += outcome.seconds
+        self._tallies[task.step].took(outcome.seconds)
         self._rows.settle(task, outcome)
         self._rows.touch(task.row.tree)
         if task.digest is None:
