@@ -42,8 +42,6 @@ class WorkflowSummary:
         return asdict(self)
 
     def __str__(self) -> str:
-        share = max(0.0, self.reused_prompt_tokens / max(1, self.prompt_tokens))
-        tokens = self.prompt_tokens + self.completion_tokens
         width = max((len(name) for name in self.by_step), default=0)
         return "\n".join(
             (
@@ -51,14 +49,24 @@ class WorkflowSummary:
                 + (f", {self.failed:,} failed" if self.failed else "")
                 + (f", {self.filtered:,} filtered" if self.filtered else ""),
                 *(_line(name.ljust(width), step) for name, step in self.by_step.items()),
-                f"{self.prompt_tokens:,} prompt tokens, {self.computed_prompt_tokens:,} computed, "
-                f"{share:.1%} reused; {self.completion_tokens:,} tokens written",
-                f"planned in {self.plan_seconds:.1f} s, models loaded in {self.load_seconds:.1f} s "
-                f"({self.loads} loads), answered in {self.run_seconds:.1f} s "
-                f"({tokens / max(1e-9, self.run_seconds):,.0f} tokens/s, {self.device})",
+                *self._of_models(),
                 f"results: {self.output}",
             )
         )
+
+    def _of_models(self) -> list[str]:
+        """Tokens and times; of a workflow without a model the time alone."""
+        if not self.models:
+            return [f"planned in {self.plan_seconds:.1f} s, run in {self.run_seconds:.1f} s"]
+        share = max(0.0, self.reused_prompt_tokens / max(1, self.prompt_tokens))
+        tokens = self.prompt_tokens + self.completion_tokens
+        return [
+            f"{self.prompt_tokens:,} prompt tokens, {self.computed_prompt_tokens:,} computed, "
+            f"{share:.1%} reused; {self.completion_tokens:,} tokens written",
+            f"planned in {self.plan_seconds:.1f} s, models loaded in {self.load_seconds:.1f} s "
+            f"({self.loads} loads), answered in {self.run_seconds:.1f} s "
+            f"({tokens / max(1e-9, self.run_seconds):,.0f} tokens/s, {self.device})",
+        ]
 
 
 def _line(name: str, step: dict[str, Any]) -> str:

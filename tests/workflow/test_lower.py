@@ -11,7 +11,8 @@ from flow_files import YAML, python_flow
 import batchpipe as bp
 from batchpipe.errors import ConfigError
 from batchpipe.workflow.authoring.yaml_file import flow_of_text
-from batchpipe.workflow.lowering.lower import check_models, lowered
+from batchpipe.workflow.lowering.lower import lowered
+from batchpipe.workflow.lowering.model_options import check_models
 from batchpipe.workflow.lowering.types import LIST, NUMBER, TEXT, Type, type_of_arrow
 
 INPUTS = {"passage": TEXT, "title": TEXT, "genre": TEXT, "tags": Type(LIST.word, TEXT)}

@@ -25,7 +25,8 @@ from batchpipe.workflow.lowering.call_costs import call_costs
 from batchpipe.workflow.lowering.counting import counted, samples_of
 from batchpipe.workflow.lowering.hardware import hardware_of
 from batchpipe.workflow.lowering.input_columns import input_types
-from batchpipe.workflow.lowering.lower import check_models, columns_read, lowered, model_options
+from batchpipe.workflow.lowering.lower import columns_read, lowered
+from batchpipe.workflow.lowering.model_options import check_models, model_options
 from batchpipe.workflow.steps import Flow
 
 

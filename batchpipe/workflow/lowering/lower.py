@@ -12,21 +12,17 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import networkx as nx
 
-from batchpipe.config import JobOptions
 from batchpipe.errors import ConfigError
 from batchpipe.planner.query.graph import INPUT, QueryGraph
-from batchpipe.rows.words import listed
-from batchpipe.workflow.authoring.functions import imported
-from batchpipe.workflow.authoring.names import Fault, Names, meant
-from batchpipe.workflow.authoring.variables import variables_in
+from batchpipe.workflow.authoring.names import Fault, Names
 from batchpipe.workflow.lowering.fields import checked_types, fields_of
 from batchpipe.workflow.lowering.level_of import LevelTree
-from batchpipe.workflow.lowering.operator_of import models_of, operator_of
+from batchpipe.workflow.lowering.operator_of import operator_of
 from batchpipe.workflow.lowering.parsed import function_names
 from batchpipe.workflow.lowering.readings import Reading, readings_of
-from batchpipe.workflow.lowering.sql_text import check_query
+from batchpipe.workflow.lowering.step_checks import check_name, check_own, check_used
 from batchpipe.workflow.lowering.types import ANY, Type
-from batchpipe.workflow.steps import Explode, Flow, Http, Python, Reduce, Sql, Step
+from batchpipe.workflow.steps import Flow, Reduce, Step
 
 OWN_COLUMNS = ("status", "error")  # that every result has beside those that it shows
 
@@ -58,44 +54,16 @@ def lowered(flow: Flow, inputs: Mapping[str, Type] | Iterable[str]) -> Lowered:
     levels = LevelTree(columns)
     operators = []
     for step in _in_order(flow, readings):
-        _placed(flow, step, _check_own, flow)
+        _placed(flow, step, check_own, flow)
         found = readings[step.name]
         made = _placed(flow, step, checked_types, found, types)
         types |= {f"{step.name}.{field}": each for field, each in made.items()}
         operators.append(_placed(flow, step, operator_of, found, levels, flow))
         levels.add(operators[-1])
-    _check_used(flow)
+    check_used(flow)
     output = _output(flow, names, readings, levels)
     graph = QueryGraph(tuple(operators), columns, tuple(output.values()))
     return Lowered(flow, graph, names, output)
-
-
-def check_models(flow: Flow) -> None:
-    """Every model is there and can be served, as its configuration says; no weights are read.
-
-    Raises:
-        ConfigError: one is not, or cannot
-    """
-    from batchpipe.job.language import load_config
-
-    for name, options in model_options(flow).items():
-        try:
-            load_config(options)
-        except ConfigError as error:
-            error.args = (f"model {name} of {flow.source}: {error}",)
-            raise
-
-
-def model_options(flow: Flow) -> dict[str, JobOptions]:
-    """How each model is loaded, as the options of a job without rows."""
-    return {
-        name: JobOptions(
-            input="",
-            model=choice.model,
-            **{n: v for n, v in choice.options.items() if n in JobOptions.__dataclass_fields__},
-        )
-        for name, choice in flow.models.items()
-    }
 
 
 def columns_read(flow: Flow) -> tuple[str, ...]:
@@ -142,86 +110,8 @@ def _check_names(flow: Flow, inputs: tuple[str, ...]) -> None:
         raise ConfigError(f"{flow.source} has no steps; add one")
     seen: set[str] = set()
     for step in flow.steps:
-        _placed(flow, step, _check_name, inputs, seen)
+        _placed(flow, step, check_name, inputs, seen)
         seen.add(step.name)
-
-
-def _check_used(flow: Flow) -> None:
-    models = {model for step in flow.steps for model in models_of(step)}
-    databases = {step.database for step in flow.steps if isinstance(step, Sql)}
-    for kind, parts, used in (
-        ("model", flow.models, models),
-        ("database", flow.databases, databases),
-    ):
-        for name in parts:
-            if name not in used:
-                raise ConfigError(
-                    f"{flow.source}: no step asks the {kind} {name}; use it or leave it out"
-                )
-
-
-def _check_name(step: Step, inputs: tuple[str, ...], seen: set[str]) -> None:
-    if step.name in seen:
-        raise Fault("there are two steps of this name; rename one")
-    if step.name in inputs:
-        raise Fault("the input has a column of this name; rename the step")
-
-
-def _check_own(step: Step, flow: Flow) -> None:
-    """What a step needs beside columns is there."""
-    for model in models_of(step):
-        if model not in flow.models:
-            known = f"{meant(model, flow.models)}; the workflow has {listed(flow.models)}"
-            raise Fault(f"there is no model {model}{known}")
-    match step:
-        case Sql():
-            if step.database not in flow.databases:
-                known = f"{meant(step.database, flow.databases)}; it has {listed(flow.databases)}"
-                raise Fault(f"the workflow has no database {step.database}{known}", "sql")
-            _check_set(flow.databases[step.database], "sql")
-            check_query(step.query, set(step.values))
-        case Http():
-            _check_set(step.url, "http")
-            for name, text in step.headers.items():
-                _check_set(text, f"headers.{name}")
-        case Python():
-            imported(step.function)
-        case Reduce():
-            _check_reduce(step, flow)
-
-
-def _check_set(text: str, key: str) -> None:
-    """The environment has every variable that the text names."""
-    for variable in variables_in(text):
-        try:
-            variable.value()
-        except Fault as fault:
-            raise Fault(f"{key}: {fault}", key) from fault
-
-
-def _check_reduce(step: Reduce, flow: Flow) -> None:
-    of = flow.by_name.get(step.of)
-    makes_rows = [s.name for s in flow.steps if isinstance(s, Explode) or _makes_groups(s)]
-    if step.of != INPUT and (of is None or of.name not in makes_rows):
-        missing = f"there is no step {step.of}"
-        what = missing if of is None else f"{step.of} makes no rows of its own"
-        raise Fault(
-            f"{what}{meant(step.of, makes_rows)}; what can be reduced is input, "
-            f"{listed(makes_rows)}",
-            "reduce",
-        )
-    keys = [column.rpartition(".")[2] for column in step.by]
-    for place, key in enumerate(keys):
-        if key in keys[:place] or key == "items":
-            raise Fault(
-                f"two columns of the group would be called {step.name}.{key}; rename what "
-                f"{step.by[place]} comes from",
-                f"by[{place}]",
-            )
-
-
-def _makes_groups(step: Step) -> bool:
-    return isinstance(step, Reduce) and bool(step.by)
 
 
 def _in_order(flow: Flow, readings: Mapping[str, Mapping[str, Reading]]) -> list[Step]:

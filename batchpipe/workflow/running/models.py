@@ -14,7 +14,7 @@ from batchpipe.job.kv_memory import CPU_SHARE, free_bytes
 from batchpipe.job.language import Language, load_config, load_language
 from batchpipe.planner.request import Constraint
 from batchpipe.running.engines import Backend, computing, connect
-from batchpipe.workflow.lowering.lower import check_models, model_options
+from batchpipe.workflow.lowering.model_options import check_models, model_options
 from batchpipe.workflow.running.residents import LiveModel
 from batchpipe.workflow.steps import Flow, ModelChoice
 

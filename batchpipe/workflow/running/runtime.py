@@ -234,12 +234,6 @@ class Runtime:
             for each in rows:
                 self._count_inline(each)
 
-    def close(self) -> None:
-        """Nothing is under way for anybody."""
-        for tree in self._trees:
-            self._models.forget(tree)
-        self._trees.clear()
-
 
 def _record(task: Task, outcome: Outcome) -> Record:
     return task.record(
