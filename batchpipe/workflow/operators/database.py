@@ -64,14 +64,6 @@ class Database:
                 options["connect_args"] = {"connect_timeout": seconds}
         self._engine = _engine(name, address, options, self._hidden)
 
-    def unreachable(self) -> str | None:
-        """Why the database cannot be asked now, or None where it can."""
-        try:
-            with self._engine.connect():
-                return None
-        except exc.SQLAlchemyError as error:
-            return f"database {self.name} ({self._shown}) cannot be reached: {self._reason(error)}"
-
     def close(self) -> None:
         """Connections that nobody uses are closed, and nobody waits for another attempt."""
         self.closing.set()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from batchpipe.rows.words import shown
-from batchpipe.workflow.outcome import Outcome
 
 
 class Unfit(ValueError):
@@ -48,20 +47,6 @@ def group_key(values: Sequence[Any]) -> str:
     an object's fields have no order.
     """
     return json.dumps([_as_one(value) for value in values], sort_keys=True)
-
-
-def reduced(
-    members: Sequence[Outcome], keys: Mapping[str, Any] | None = None, *, on_error: str = "fail"
-) -> Outcome:
-    """The one row of a group: its key columns, and its members' values as ``items`` in their order.
-
-    A failed member fails the group with its own error, or is left out where ``on_error`` is "skip".
-    """
-    failed = next((member for member in members if member.error is not None), None)
-    if failed is not None and on_error == "fail":
-        return Outcome(error=failed.error)
-    items = [dict(member.values) for member in members if member.error is None]
-    return Outcome({**(keys or {}), "items": items})
 
 
 def _as_one(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Seconds against the dry run of a whole job, and the keys' keeping against its arithmetic."""
+"""Seconds against the dry run of a whole job."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from toy_models import SHAPES
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.machine.machines import machine_named
 from batchpipe.planner.machine.step_cost import StepCost
-from batchpipe.planner.machine.step_load import StepLoad
 from batchpipe.planner.planning import Setting, dry_run, make_plan
 from batchpipe.planner.query.cost import (
     ModelHost,
     MovingAverage,
     asking_seconds,
-    kept_for,
     load_seconds,
     sql_seconds,
-    token_price,
     tool_seconds,
 )
 from batchpipe.planner.query.estimate import Estimate
@@ -93,52 +90,3 @@ def test_tools_are_called_side_by_side() -> None:
 
 def test_loading_reads_the_weights() -> None:
     assert load_seconds(28e9, bytes_per_second=2e9, start_seconds=1) == 15
-
-
-@pytest.mark.parametrize("own_tokens", [100, 2_000])
-@pytest.mark.parametrize("host_bytes_per_second", [None, 1e9, 50e9])
-@pytest.mark.parametrize("wait", [0.01, 1.0, 60.0])
-def test_keys_are_kept_in_the_cheapest_way(
-    wait: float, host_bytes_per_second: float | None, own_tokens: int
-) -> None:
-    price, shared = 0.8 / KV_TOKENS, 500
-    shape, machine = SHAPES["small"], machine_named("h100")
-    key_bytes = own_tokens * 2 * shape.layers * 8 * 128 * 2
-    flops = own_tokens * 2 * shape.linear_parameters / machine.matmul_flops
-    flops += (
-        own_tokens * (shared + own_tokens / 2) * 4 * shape.hidden * shape.layers
-    ) / machine.attention_flops
-    costs = {"hold": wait * own_tokens * price, "recompute": flops}
-    if host_bytes_per_second is not None:
-        costs["swap"] = 2 * key_bytes / host_bytes_per_second
-    found = kept_for(
-        wait,
-        own_tokens=own_tokens,
-        shared_tokens=shared,
-        cost=SMALL,
-        token_price=price,
-        host_bytes_per_second=host_bytes_per_second,
-    )
-    assert found == min(costs, key=costs.__getitem__)
-
-
-def test_keys_are_held_for_a_moment_and_not_for_a_minute() -> None:
-    def kept(wait: float, host: float | None) -> str:
-        return kept_for(
-            wait,
-            own_tokens=2_000,
-            shared_tokens=0,
-            cost=LARGE,
-            token_price=0.8 / KV_TOKENS,
-            host_bytes_per_second=host,
-        )
-
-    assert [kept(wait, 50e9) for wait in (0.01, 1.0, 60.0)] == ["hold", "swap", "swap"]
-    assert [kept(wait, None) for wait in (0.01, 1.0, 60.0)] == ["hold", "hold", "recompute"]
-
-
-def test_memory_is_worth_as_much_as_larger_steps_bring() -> None:
-    few = StepLoad(tokens=16, drawn=16, sequences=16, own_keys=16_000)
-    many = StepLoad(tokens=20_000, drawn=20_000, sequences=20_000, own_keys=20_000_000)
-    assert 0.5 / KV_TOKENS < token_price(SMALL, few, KV_TOKENS) <= 1 / KV_TOKENS
-    assert token_price(SMALL, many, KV_TOKENS) < 0.1 / KV_TOKENS

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchpipe.workflow.operators.rows import Unfit, elements, goes_on, group_key, reduced
-from batchpipe.workflow.outcome import Outcome
+from batchpipe.workflow.operators.rows import Unfit, elements, goes_on, group_key
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 VALUES = st.recursive(
@@ -83,26 +81,3 @@ def typed(value: Any) -> Any:
 )
 def test_what_counts_as_equal(left: object, right: object, same: bool) -> None:
     assert (group_key([left]) == group_key([right])) is same
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers())))
-def test_taken_apart_and_brought_together_nothing_changes(pairs: list[tuple[int, int]]) -> None:
-    parents = [[n for _, n in members] for _, members in groupby(sorted(pairs), lambda p: p[0])]
-    for numbers in [[], *parents]:
-        together = reduced([Outcome({"n": row["item"]}) for row in elements(numbers)])
-        assert [item["n"] for item in together.values["items"]] == numbers
-
-
-def test_a_group_has_its_keys_beside_its_items() -> None:
-    found = reduced([Outcome({"n": 1}), Outcome({"n": 2})], {"genre": "noir"})
-    assert found.values == {"genre": "noir", "items": [{"n": 1}, {"n": 2}]}
-
-
-def test_a_failed_member_fails_its_group_or_is_left_out() -> None:
-    members = [Outcome({"n": 1}), Outcome(error="step judge failed: no"), Outcome(error="other")]
-    assert reduced(members) == Outcome(error="step judge failed: no")
-    assert reduced(members, on_error="skip").values == {"items": [{"n": 1}]}
-    assert reduced(members[1:], {"genre": "noir"}, on_error="skip").values == {
-        "genre": "noir",
-        "items": [],
-    }
