@@ -97,7 +97,7 @@ ENGINE_OPTIONS = (
         type=click.IntRange(min=1),
         default=1,
         show_default=True,
-        help="Devices that share one model; more than 1 is a server's, with --engine openai.",
+        help="Devices of a machine that share one model, for one that is too large for each.",
     ),
 )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -22,11 +24,22 @@ from batchpipe.engine.host_memory import keep_freed_memory
 from batchpipe.engine.last_layer import LastLayer
 from batchpipe.engine.linear import pack_linears
 from batchpipe.engine.quantized import quantize_linears
+from batchpipe.engine.ranks.orders import Logits, NextSlice, Order, Slices
 from batchpipe.engine.rotary import rotate_in_one_pass
 from batchpipe.engine.served import refuse
 from batchpipe.engine.token_batch import TokenBatch
 from batchpipe.errors import ConfigError
 from batchpipe.planner.machine.model_shape import ModelShape
+
+
+class Others(Protocol):
+    """Ranks that have the other slices of the model."""
+
+    def tell(self, order: Order) -> None:
+        """They will carry it out."""
+
+    def together(self, order: Order) -> AbstractContextManager[None]:
+        """They carry it out while this process does the same within."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,19 +51,26 @@ class Decoder:
     last_layer: LastLayer
     device: torch.device
     dtype: torch.dtype
+    others: Others | None = None  # None: the model is whole
 
     def logits(self, batch: TokenBatch) -> Tensor:  # float32  # [read, vocab]
         """The scores after every token that draws or scores; all the batch's KV is stored."""
-        return self._logits(batch, batch.sampled)
+        with self._together(Logits(batch)):
+            return self._logits(batch, batch.sampled)
 
     def some_logits(self, batch: TokenBatch, most: int) -> Iterator[Tensor]:  # [rows, vocab]
         """The same, some rows after the others: at most so many scores at once, or one row."""
         rows = max(1, most // self.model.config.get_text_config().vocab_size)
         body = Computed(self.model.base_model)
+        if self.others is not None:
+            self.others.tell(Slices(batch, most))
         for start in range(0, len(batch.sampled), rows):
-            with computing_once(self.model, body):
+            with self._together(NextSlice()), computing_once(self.model, body):
                 logits = self._logits(batch, batch.sampled[start : start + rows])
             yield logits
+
+    def _together(self, order: Order) -> AbstractContextManager[None]:
+        return nullcontext() if self.others is None else self.others.together(order)
 
     def _logits(self, batch: TokenBatch, rows: Tensor) -> Tensor:
         self.attention.batch = batch
@@ -123,18 +143,23 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     quantize: str | None = None,
+    ranks: int = 1,
 ) -> Any:
-    """The model with its weights on the device, in evaluation mode."""
+    """The model with its weights on the device, in evaluation mode.
+
+    With several ranks it is this one's slice of it, and each of them must do the same.
+    """
     disable_progress_bar()
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             name,
-            config=config,
+            config=config if ranks == 1 else deepcopy(config),  # transformers writes into it
             dtype=getattr(torch, dtype),
             attn_implementation="eager",
             revision=revision,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            **({} if ranks == 1 else {"distributed_config": _divided(ranks)}),
         )
     except (OSError, SafetensorError, RuntimeError, LookupError, ValueError) as error:
         if is_out_of_memory(error) or is_device_lost(error):
@@ -147,6 +172,8 @@ def load_model(
             f"the files are incomplete or belong to another model"
         )
     model.eval().requires_grad_(False)
+    if ranks > 1:  # it is where it belongs, and our own layers would leave out what joins the ranks
+        return model
     if quantize is not None:
         quantize_linears(model, quantize, device)
     model.to(device)
@@ -156,6 +183,13 @@ def load_model(
         rotate_in_one_pass(model, model.dtype)
         keep_freed_memory()
     return model
+
+
+def _divided(ranks: int) -> Any:
+    """Transformers' word for a model over so many processes, by the model's own plan."""
+    from transformers.distributed import DistributedConfig  # older ones have it nowhere
+
+    return DistributedConfig(tp_size=ranks)
 
 
 def bind(model: Any, shape: ModelShape, kv_blocks: int) -> Decoder:

@@ -49,8 +49,9 @@ def target_of(
     dtype: str,
     step_tokens: int | None = None,
     elsewhere: bool = False,
+    devices: int = 1,
 ) -> Target:
-    """This machine, by its calibrated profile where it has one.
+    """This machine, by its calibrated profile where it has one; so many of its devices as one.
 
     ``elsewhere`` plans for the memory of the machine that ``--machine`` names instead.
 
@@ -65,6 +66,8 @@ def target_of(
         device=device,
         quantize=options.quantize,
     )
+    if device == "cuda":  # processes on a CPU share what there is
+        machine = machine.times(devices)
     cost = StepCost(shape, machine, dtype)
     if elsewhere and options.machine is not None:
         device = machine.device

@@ -38,7 +38,7 @@ def check_engine_options(options: JobOptions, run_options: RunOptions) -> None:
         value = _given(name, options, run_options)
         if value is not None:
             raise ConfigError(f"--{name.replace('_', '-')} {value} {why}; leave it out")
-    _check_tensor_parallel(run_options)
+    _check_tensor_parallel(options, run_options)
     _check_workers(options, run_options)
     if options.engine == "openai":
         _check_server(options)
@@ -78,21 +78,42 @@ def api_key(options: JobOptions) -> str | None:
     return key
 
 
-def _check_tensor_parallel(run_options: RunOptions) -> None:
-    """No engine in this process shares a model between devices; what is there instead is told."""
+def _check_tensor_parallel(options: JobOptions, run_options: RunOptions) -> None:
+    """The devices that are to share a model are there, and it can be shared."""
     wanted = run_options.tensor_parallel
     if wanted == 1:
         return
-    from torch import cuda  # loaded for this sentence alone
+    asked = f"--tensor-parallel {wanted}"
+    if options.engine != ENGINES[0]:
+        raise ConfigError(
+            f"{asked} is of --engine {ENGINES[0]} alone; a server is started with it, such as "
+            f"vllm serve --tensor-parallel-size {wanted}"
+        )
+    if options.quantize is not None:
+        raise ConfigError(
+            f"{asked}: --quantize {options.quantize} rounds weights that are whole on one device; "
+            f"leave one of the two out"
+        )
+    if run_options.workers is None:
+        _check_devices(asked, wanted, options.device)
+
+
+def _check_devices(asked: str, wanted: int, device: str) -> None:
+    from torch import cuda  # loaded only where devices are counted
 
     found = cuda.device_count()
-    here = f"{found} CUDA device{'' if found == 1 else 's'}" if found else "no CUDA device"
-    instead = f"--workers {found} gives each device the whole model, " if found > 1 else ""
-    raise ConfigError(
-        f"--tensor-parallel {wanted}: a model is kept whole on one device, and this machine has "
-        f"{here}; {instead}--quantize makes it smaller, and a server that shares it between "
-        f"devices (vllm serve --tensor-parallel-size {wanted}) is asked by --engine openai"
-    )
+    if device == "cpu":
+        if found:  # transformers divides over these, whatever is asked
+            raise ConfigError(
+                f"{asked} --device cpu: hide this machine's CUDA devices, CUDA_VISIBLE_DEVICES="
+            )
+        return
+    if found < wanted:
+        here = f"{found} CUDA device{'' if found == 1 else 's'}" if found else "no CUDA device"
+        raise ConfigError(
+            f"{asked}: this machine has {here}; --quantize makes a model smaller, and a server "
+            f"that has the devices is asked by --engine openai"
+        )
 
 
 def _check_workers(options: JobOptions, run_options: RunOptions) -> None:

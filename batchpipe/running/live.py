@@ -15,7 +15,7 @@ from batchpipe.engine.answer import Answer
 from batchpipe.engine.device_memory import return_device_memory
 from batchpipe.engine.engine import Engine
 from batchpipe.engine.host_memory import return_freed_memory
-from batchpipe.job.kv_memory import blocks_in, free_bytes
+from batchpipe.job.kv_memory import blocks_in
 from batchpipe.job.language import Language
 from batchpipe.planner.growing import GrowingPlan, Newcomer, empty_plan
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, blocks_for
@@ -23,7 +23,7 @@ from batchpipe.planner.planning import Setting
 from batchpipe.planner.request import Constraint, Sampling, TokenIds
 from batchpipe.planner.schedule.pace import Full
 from batchpipe.running.engines import Spent
-from batchpipe.running.own_engine import OwnBackend, bound, compiled, loaded_model
+from batchpipe.running.own_engine import OwnBackend, bound, compiled, free_beside, loaded_model
 from batchpipe.structured.masks import Masks
 
 JOINING_SHARE = 0.1  # of the time at most goes into making the plan anew
@@ -199,10 +199,11 @@ def open_live(
     grammars = compiled(constraints, language)
     model: Any = backend.model
     if model is None:
-        model = loaded_model(options, language.config, backend.device, target.cost)
+        model = loaded_model(options, language.config, backend.device, target.cost, backend.ranks)
     blocks = target.kv_blocks
     if blocks is None:
-        blocks = blocks_in(free_bytes(backend.device.type), target.cost.shape, target.cost.dtype)
+        free = free_beside(model, backend.device)
+        blocks = blocks_in(free, target.cost.shape, target.cost.dtype)
     if options.kv_memory == "auto":
         blocks = max(1, int(blocks * memory_share))
     if most_blocks is not None:

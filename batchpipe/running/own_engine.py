@@ -14,11 +14,13 @@ from batchpipe.engine.engine import Engine
 from batchpipe.engine.faults import first_line, is_device_lost, is_out_of_memory
 from batchpipe.engine.model import Decoder, bind, choose_device, load_model, refuse_by_class
 from batchpipe.engine.quantized import check_quantizable
+from batchpipe.engine.ranks.divisible import check_divisible
+from batchpipe.engine.ranks.shared_model import SharedModel, load_shared
 from batchpipe.engine.self_check import check_attention
 from batchpipe.errors import ConfigError, DeviceLost
 from batchpipe.job.expected_time import expected_seconds
 from batchpipe.job.forms import check_own_form, form_faults, grammars
-from batchpipe.job.kv_memory import blocks_for_all, blocks_in, free_bytes
+from batchpipe.job.kv_memory import CUDA_SHARE, blocks_for_all, blocks_in, free_bytes
 from batchpipe.job.language import Language
 from batchpipe.job.plan_job import Target, alone_blocks, plan_job, setting_facts, target_of
 from batchpipe.job.prepare import Job
@@ -45,6 +47,7 @@ class OwnBackend:
     step_tokens: int | None
     context: int | None = None
     model: Any = None  # that stays loaded between plans; None: each plan loads it
+    ranks: int = 1  # devices that share the model
 
     def computing(self, config: Any) -> tuple[str, str | None]:
         """The device or server of the options, and the dtype where it is known."""
@@ -63,13 +66,17 @@ class OwnBackend:
             check_quantizable(
                 options.model, config, options.quantize, device=self.device, dtype=dtype
             )
-        return target_of(
+        target = target_of(
             options,
             config,
             device=self.device.type,
             dtype=dtype,
             step_tokens=self.step_tokens,
+            devices=self.ranks,
         )
+        if self.ranks > 1:
+            check_divisible(options.model, config, target.cost.shape, self.ranks)
+        return target
 
     def loaded(self, language: Language, dtype: str | None) -> OwnBackend:
         """The same with its model in memory, for as long as somebody holds it.
@@ -79,7 +86,8 @@ class OwnBackend:
             DeviceLost: the device fails for good
         """
         cost = self.target(language, dtype).cost
-        return replace(self, model=loaded_model(self.options, language.config, self.device, cost))
+        model = loaded_model(self.options, language.config, self.device, cost, self.ranks)
+        return replace(self, model=model)
 
     def open(self, job: Job, plan: Plan, language: Language, target: Target | None) -> Opened:
         """The model is loaded and has its KV memory.
@@ -96,9 +104,9 @@ class OwnBackend:
         forms = compiled(_constraints(plan), language)  # in the background, while the weights load
         model = self.model
         if model is None:
-            model = loaded_model(options, language.config, self.device, cost)
+            model = loaded_model(options, language.config, self.device, cost, self.ranks)
         if target.kv_blocks is None:
-            free = blocks_in(free_bytes(self.device.type), cost.shape, cost.dtype)
+            free = blocks_in(free_beside(model, self.device), cost.shape, cost.dtype)
             target = replace(target, kv_blocks=free)
             job, plan = plan_job(job, options.order, target, history=plan.history)
         setting = target.setting
@@ -139,7 +147,12 @@ def connect(options: JobOptions, run_options: RunOptions) -> Backend:
         ConfigError: it is not, or cannot
     """
     check_own_form(options.sampling)
-    return OwnBackend(options, choose_device(options.device), run_options.step_tokens)
+    return OwnBackend(
+        options,
+        choose_device(options.device),
+        run_options.step_tokens,
+        ranks=run_options.tensor_parallel,
+    )
 
 
 class _Replanned:
@@ -183,22 +196,27 @@ def _constraints(plan: Plan) -> list[Constraint]:
     return [each.constraint for each in in_order if each.constraint is not None]
 
 
-def loaded_model(options: JobOptions, config: Any, device: torch.device, cost: StepCost) -> Any:
+def loaded_model(
+    options: JobOptions, config: Any, device: torch.device, cost: StepCost, ranks: int = 1
+) -> Any:
     """The model on its device in the cost's dtype, checked against its own attention.
+
+    With several ranks it is a `SharedModel` on as many devices.
 
     Raises:
         ConfigError: the device has no room for it
         DeviceLost: the device fails for good
     """
+    source = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+    name, dtype = options.model, cost.dtype
     try:
+        if ranks > 1:
+            kind = device.type
+            return load_shared(
+                name, config, cost.shape, dtype=dtype, device=kind, ranks=ranks, **source
+            )
         model = load_model(
-            options.model,
-            config,
-            dtype=cost.dtype,
-            device=device,
-            revision=options.revision,
-            trust_remote_code=options.trust_remote_code,
-            quantize=options.quantize,
+            name, config, dtype=dtype, device=device, quantize=options.quantize, **source
         )
         check_attention(model, cost.shape, options.model)
     except (RuntimeError, MemoryError) as error:
@@ -215,6 +233,13 @@ def loaded_model(options: JobOptions, config: Any, device: torch.device, cost: S
     return model
 
 
+def free_beside(model: Any, device: torch.device) -> int:
+    """Bytes that KV may take beside the loaded model, on all of its devices together."""
+    if isinstance(model, SharedModel) and device.type == "cuda":
+        return int(model.free_bytes() * CUDA_SHARE)
+    return free_bytes(device.type)
+
+
 def bound(
     model: Any, setting: Setting, options: JobOptions, needed: int
 ) -> tuple[Decoder, Setting]:
@@ -226,6 +251,8 @@ def bound(
     blocks = setting.kv_blocks
     while True:
         try:
+            if isinstance(model, SharedModel):
+                return model.bind(blocks), replace(setting, kv_blocks=blocks)
             return bind(model, setting.cost.shape, blocks), replace(setting, kv_blocks=blocks)
         except (RuntimeError, MemoryError) as error:
             fewer = blocks * 3 // 4

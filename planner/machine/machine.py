@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 TEXTS = frozenset({"name", "note"})
@@ -16,6 +16,7 @@ DEVICES = ("cpu", "cuda")
 AT_LEAST_ZERO = frozenset({"step_seconds", "layer_seconds", "sequence_seconds", "price_per_hour"})
 SHARES = frozenset({"float32_share", "overlap"})
 ZERO_SHARES = frozenset({"overlap"})
+ALL_REDUCE_SECONDS = 20e-6  # of a few rows between GPUs of one machine; a guess, not measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,26 @@ class Machine:
         if missing:
             raise ValueError(f"{where}: the machine lacks {_listed(missing)}; add what is missing")
         return cls(**{name: _checked(name, given[name], where) for name in given})
+
+    def times(self, devices: int) -> Machine:
+        """So many of these devices as one: each has a part of every layer.
+
+        Within a layer they add up what they have twice, behind its attention and behind its MLP
+        (Megatron-LM, Shoeybi et al. 2019).
+        """
+        if devices == 1:
+            return self
+        return replace(
+            self,
+            name=f"{devices} x {self.name}",
+            memory_bytes=self.memory_bytes * devices,
+            matmul_flops=self.matmul_flops * devices,
+            weight_bytes_per_second=self.weight_bytes_per_second * devices,
+            kv_bytes_per_second=self.kv_bytes_per_second * devices,
+            attention_flops=self.attention_flops * devices,
+            layer_seconds=self.layer_seconds + 2 * ALL_REDUCE_SECONDS,
+            price_per_hour=self.price_per_hour * devices,
+        )
 
     def as_fields(self) -> dict[str, str | int | float]:
         """The fields by name, as `from_fields` takes them."""

@@ -45,6 +45,7 @@ class RayBackend:
     cluster: Cluster
     step_tokens: int | None
     context: int | None = None
+    ranks: int = 1  # devices of each worker that share a model
 
     def computing(self, config: Any) -> tuple[str, str | None]:
         """The workers' device, and the dtype that they choose there."""
@@ -61,7 +62,8 @@ class RayBackend:
             ConfigError: our engine cannot run this model, or not with its weights as asked
         """
         device = torch.device(self.slot.device)
-        target = OwnBackend(self.options, device, self.step_tokens).target(language, dtype)
+        one = OwnBackend(self.options, device, self.step_tokens, ranks=self.ranks)
+        target = one.target(language, dtype)
         if self.options.kv_memory != "auto" or target.kv_blocks is None:
             return target
         return replace(target, kv_blocks=max(1, target.kv_blocks // self.slot.neighbours))
@@ -110,6 +112,7 @@ class RayBackend:
             most_blocks=blocks_for_all(plan) + SPARE_BLOCKS,
             constraints=constraints,
             groups=max(1, len(plan.group_keys)),
+            ranks=self.ranks,
         )
 
     def _facts(self, target: Target, division: Division) -> Mapping[str, object]:
@@ -139,6 +142,9 @@ def connect(options: JobOptions, run_options: RunOptions) -> Backend:
     assert run_options.workers is not None, "this is a run on workers"
     check_own_form(options.sampling)
     cluster = join(run_options.ray_address)
-    slot = slot_for(cluster.nodes, run_options.workers, options.device)
+    ranks = run_options.tensor_parallel
+    slot = slot_for(cluster.nodes, run_options.workers, options.device, ranks)
     options = replace(options, device=slot.device)
-    return RayBackend(options, run_options.workers, slot, cluster, run_options.step_tokens)
+    return RayBackend(
+        options, run_options.workers, slot, cluster, run_options.step_tokens, ranks=ranks
+    )

@@ -22,17 +22,18 @@ class Slot:
 
     device: str  # its kind
     cpus: int
-    gpus: int  # one, or none
+    gpus: int  # as many as share a model, or none
     neighbours: int  # workers that may share the memory of its device, itself among them
 
 
-def slot_for(nodes: Sequence[Node], workers: int, device: str) -> Slot:
-    """A GPU for each worker where there are any, else as many CPUs as all of them can have.
+def slot_for(nodes: Sequence[Node], workers: int, device: str, each: int = 1) -> Slot:
+    """GPUs for each worker where there are any, else as many CPUs as all of them can have.
 
     Args:
         nodes: of the cluster
         workers: so many slots must fit, none on two nodes
         device: ``auto``, ``cpu`` or ``cuda``
+        each: GPUs that share one model
 
     Raises:
         ConfigError: the cluster has less
@@ -41,23 +42,26 @@ def slot_for(nodes: Sequence[Node], workers: int, device: str) -> Slot:
     if device == "cuda" and not gpus:
         raise ConfigError("--device cuda: no node of the Ray cluster has a GPU; use --device cpu")
     if gpus and device != "cpu":
-        if workers > gpus:
+        fitting = sum(node.gpus // each for node in nodes)
+        if workers > fitting:
+            needs = "needs one" if each == 1 else f"needs {each} of one node (--tensor-parallel)"
+            fewer = f"give --workers {fitting}, or " if fitting else "add nodes, or give "
             raise ConfigError(
                 f"--workers {workers}: the Ray cluster has {_counted(gpus, 'GPU')} and each worker "
-                f"needs one; give --workers {gpus}, or --device cpu"
+                f"{needs}; {fewer}--device cpu"
             )
-        beside = min(node.cpus // node.gpus for node in nodes if node.gpus)
-        return Slot("cuda", min(1, beside), 1, 1)
+        beside = min(node.cpus * each // node.gpus for node in nodes if node.gpus)
+        return Slot("cuda", min(1, beside), each, 1)
     cpus = sum(node.cpus for node in nodes)
     if workers > cpus:
         raise ConfigError(
             f"--workers {workers}: the Ray cluster has {_counted(cpus, 'CPU')} and each worker "
             f"needs one; give --workers {max(1, cpus)} or add nodes"
         )
-    each = cpus // workers
-    while sum(node.cpus // each for node in nodes) < workers:
-        each -= 1
-    return Slot("cpu", each, 0, min(workers, max(node.cpus // each for node in nodes)))
+    share = cpus // workers
+    while sum(node.cpus // share for node in nodes) < workers:
+        share -= 1
+    return Slot("cpu", share, 0, min(workers, max(node.cpus // share for node in nodes)))
 
 
 def _counted(number: int, what: str) -> str:

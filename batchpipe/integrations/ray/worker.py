@@ -39,8 +39,9 @@ class Worker:
             torch.set_num_threads(setup.threads)
         try:
             language = load_language(setup.options, load_config(setup.options))
+            device = choose_device(setup.options.device)
             self._live = open_live(
-                OwnBackend(setup.options, choose_device(setup.options.device), setup.step_tokens),
+                OwnBackend(setup.options, device, setup.step_tokens, ranks=setup.ranks),
                 language,
                 setup.dtype,
                 constraints=setup.constraints,

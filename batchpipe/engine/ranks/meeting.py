@@ -1,0 +1,100 @@
+"""The ranks find each other: a group of torch.distributed that only this machine can reach."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from torch import distributed
+
+from batchpipe.errors import ConfigError
+
+LOOPBACK = "127.0.0.1"
+BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+# Ranks read their slices at different speeds, and the first waits for the last.
+PATIENCE = timedelta(minutes=30)
+
+
+def environment(rank: int, ranks: int) -> dict[str, str]:
+    """What torch, NCCL and transformers look for, as torchrun sets it; all talk on the loopback."""
+    interface = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": interface,
+    }
+
+
+@contextmanager
+def being_rank_0(ranks: int) -> Iterator[None]:
+    """Within, this process has the environment of the first rank."""
+    ours = environment(0, ranks)
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def opened(ranks: int) -> distributed.TCPStore:
+    """Where the ranks meet: a port of the loopback, which no other machine reaches.
+
+    Raises:
+        ConfigError: this process is in a group of its own already
+    """
+    if distributed.is_initialized():
+        raise ConfigError(
+            f"--tensor-parallel {ranks} starts its own processes, and this one is in a group of "
+            f"torch.distributed already; run it without torchrun, one model at a time"
+        )
+    listener = socket.create_server((LOOPBACK, 0))
+    port = listener.getsockname()[1]
+    return distributed.TCPStore(
+        LOOPBACK,
+        port,
+        ranks,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+    )
+
+
+def met(rank: int, ranks: int, store: distributed.TCPStore, device: torch.device) -> None:
+    """All ranks are here, in the group that transformers divides a model over."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    distributed.init_process_group(
+        BACKENDS[device.type],
+        store=store,
+        rank=rank,
+        world_size=ranks,
+        timeout=PATIENCE,
+        device_id=device if device.type == "cuda" else None,
+    )
+
+
+def parted() -> None:
+    """The group is no more."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def broken_off() -> None:
+    """Nobody waits any more for a rank that has ended: what was under way comes to nothing.
+
+    gloo sees by itself that the other end has gone. NCCL, between devices of one machine, does not.
+    """
+    if distributed.is_initialized() and distributed.get_backend() == "nccl":
+        distributed.distributed_c10d._abort_process_group()
