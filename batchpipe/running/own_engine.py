@@ -207,16 +207,27 @@ def loaded_model(
         ConfigError: the device has no room for it
         DeviceLost: the device fails for good
     """
-    source = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
-    name, dtype = options.model, cost.dtype
+    name, revision, trusted = options.model, options.revision, options.trust_remote_code
     try:
         if ranks > 1:
-            kind = device.type
             return load_shared(
-                name, config, cost.shape, dtype=dtype, device=kind, ranks=ranks, **source
+                name,
+                config,
+                cost.shape,
+                dtype=cost.dtype,
+                device=device.type,
+                ranks=ranks,
+                revision=revision,
+                trust_remote_code=trusted,
             )
         model = load_model(
-            name, config, dtype=dtype, device=device, quantize=options.quantize, **source
+            name,
+            config,
+            dtype=cost.dtype,
+            device=device,
+            revision=revision,
+            trust_remote_code=trusted,
+            quantize=options.quantize,
         )
         check_attention(model, cost.shape, options.model)
     except (RuntimeError, MemoryError) as error:

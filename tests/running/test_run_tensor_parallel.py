@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from harness import Row, call, ended, read, spawn, write_lines
+from other_ranks import is_there, ranks_of
 
 ASKED = ("--ignore-eos", "--kv-memory", "20MB", "--device", "cpu", "--json")
 SHARED = ("--tensor-parallel", 2)
-RANK = b"batchpipe.engine.ranks.rank"
 
 Model = Callable[[str], Path]
 
@@ -39,29 +39,6 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(job: Path, model: Path, out: Path, *more: object) -> tuple[object, ...]:
     return ("run", job, "-m", model, "-o", out, *ASKED, *more)
-
-
-def ranks_of(process: int) -> list[int]:
-    """The other ranks of a run, by their parent or, where that has died, by what they hold."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (folder / "cmdline").read_bytes()
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has ended meanwhile
-            continue
-        if RANK in line and parent == process:
-            found.append(int(folder.name))
-    return found
-
-
-def is_there(process: int) -> bool:
-    """True while it runs; one that has ended and nobody asked for does not."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 def wait_until(happened: Callable[[], object]) -> None:

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import torch
 from torch import distributed
+from torch._C._distributed_c10d import TCPStore  # torch.distributed gives it, and tells no type
 
 from batchpipe.errors import ConfigError
 
@@ -48,7 +49,7 @@ def being_rank_0(ranks: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def opened(ranks: int) -> distributed.TCPStore:
+def opened(ranks: int) -> TCPStore:
     """Where the ranks meet: a port of the loopback, which no other machine reaches.
 
     Raises:
@@ -61,7 +62,7 @@ def opened(ranks: int) -> distributed.TCPStore:
         )
     listener = socket.create_server((LOOPBACK, 0))
     port = listener.getsockname()[1]
-    return distributed.TCPStore(
+    return TCPStore(
         LOOPBACK,
         port,
         ranks,
@@ -71,7 +72,12 @@ def opened(ranks: int) -> distributed.TCPStore:
     )
 
 
-def met(rank: int, ranks: int, store: distributed.TCPStore, device: torch.device) -> None:
+def joined(ranks: int, port: int) -> TCPStore:
+    """The place that rank 0 has opened."""
+    return TCPStore(LOOPBACK, port, ranks, is_master=False)
+
+
+def met(rank: int, ranks: int, store: TCPStore, device: torch.device) -> None:
     """All ranks are here, in the group that transformers divides a model over."""
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -17,12 +17,12 @@ from queue import SimpleQueue
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from transformers import AutoConfig
 
 from batchpipe.engine.faults import first_line, is_out_of_memory
 from batchpipe.engine.model import Decoder, bind
-from batchpipe.engine.ranks.meeting import LOOPBACK, met
+from batchpipe.engine.ranks.meeting import joined, met
 from batchpipe.engine.ranks.orders import (
     Bind,
     Done,
@@ -91,7 +91,7 @@ class Rank:
         self._ranks = order.ranks
         self.device = rank_device(order.device, self._rank)
         torch.set_num_threads(order.threads)
-        store = distributed.TCPStore(LOOPBACK, order.port, order.ranks, is_master=False)
+        store = joined(order.ranks, order.port)
         met(self._rank, order.ranks, store, self.device)
 
     def _bind(self, blocks: int) -> bool:

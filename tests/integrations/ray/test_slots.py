@@ -42,3 +42,12 @@ def test_a_cluster_with_less_is_refused(
         slot_for(nodes, workers, device)
     for word in words:
         assert word in str(refused.value)
+
+
+def test_gpus_that_share_a_model_are_of_one_node() -> None:
+    nodes = [Node(16, 4), Node(16, 3), Node(16, 1)]
+    assert slot_for(nodes, 3, "auto", 2) == Slot("cuda", 1, 2, 1)
+    with pytest.raises(ConfigError) as refused:
+        slot_for(nodes, 4, "auto", 2)
+    for word in ("8 GPUs", "needs 2 of one node (--tensor-parallel)", "give --workers 3"):
+        assert word in str(refused.value)

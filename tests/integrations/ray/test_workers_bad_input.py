@@ -57,7 +57,7 @@ def test_workers_have_our_own_engine(command: tuple[object, ...]) -> None:
     refused((*command, *more), "--workers 2", "--engine batchpipe")
 
 
-def test_a_model_on_several_devices_is_refused_with_what_is_there(
+def test_devices_that_are_not_there_share_no_model(
     command: tuple[object, ...],
 ) -> None:
     words = ("--tensor-parallel 2", "this machine has", "CUDA device", "--engine openai")

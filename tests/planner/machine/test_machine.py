@@ -132,3 +132,14 @@ def test_a100_has_the_rates_of_blendserve() -> None:
     machine = MACHINES["a100-80g"]
     assert machine.matmul_flops == pytest.approx(233e12, rel=0.01)
     assert machine.kv_bytes_per_second == pytest.approx(1.73e12, rel=0.01)
+
+
+def test_devices_that_share_a_model_are_one_that_has_as_much() -> None:
+    one = MACHINES["a100-80g"]
+    two = one.times(2)
+    assert one.times(1) is one
+    assert two.memory_bytes == 2 * one.memory_bytes
+    assert two.matmul_flops == 2 * one.matmul_flops
+    assert two.kv_bytes_per_second == 2 * one.kv_bytes_per_second
+    assert two.layer_seconds > one.layer_seconds, "they wait for each other"
+    assert two.name == f"2 x {one.name}"
