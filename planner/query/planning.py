@@ -17,8 +17,9 @@ from batchpipe.planner.query.cost import (
 from batchpipe.planner.query.estimate import Estimate
 from batchpipe.planner.query.graph import QueryGraph
 from batchpipe.planner.query.optimise import Optimised, optimise
-from batchpipe.planner.query.placement import ModelSize, Placement, Stage, placed
+from batchpipe.planner.query.placement import ModelSize, Placement, Stage
 from batchpipe.planner.query.rules import RULES, filters_first
+from batchpipe.planner.query.spread import placed_on
 from batchpipe.planner.query.statistics import Statistics
 
 TOOLS_AT_ONCE = 16
@@ -31,9 +32,10 @@ class Hardware:
 
     hosts: Mapping[str, ModelHost]  # by model
     sizes: Mapping[str, ModelSize]
-    device_bytes: int
+    device_bytes: int  # of each worker
     call_seconds: Mapping[str, CallSeconds] = field(default_factory=dict)  # by operator, if known
     tools_at_once: int = TOOLS_AT_ONCE
+    workers: int = 1  # devices alike, each with models of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def _planned(optimised: Optimised, hardware: Hardware) -> QueryPlan:
     }
     for stage in stages:
         seconds[stage.operator] += stage.seconds
-    placement = placed(stages, hardware.sizes, hardware.device_bytes)
+    placement = placed_on(stages, hardware.sizes, hardware.device_bytes, hardware.workers)
     return QueryPlan(optimised, seconds, placement, calls)
 
 
