@@ -103,7 +103,7 @@ def workers_in(cluster: Any) -> list[int]:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:  # it has ended meanwhile
             continue
-        if title.startswith(b"ray::Worker") and parent in nodes:
+        if title.startswith((b"ray::Worker", b"ray::Host")) and parent in nodes:
             pids.append(int(folder.name))
     return pids
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ import pytest
 from harness import write_lines
 
 import batchpipe.integrations.ray  # noqa: F401  it tells Ray to report to nobody
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "jobs" / "bench"))
+
+from distributed_real import workers_in
 
 pytest.importorskip("ray")
 
@@ -51,21 +57,4 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workers_of(cluster: Any) -> Callable[[], list[int]]:
     """The process ids of the workers that answer prompts now."""
 
-    def found() -> list[int]:
-        nodes = {
-            each.process.pid
-            for node in cluster.list_all_nodes()
-            for each in node.all_processes.get("raylet", ())
-        }
-        pids = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                title = (folder / "cmdline").read_bytes()
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:  # it has ended meanwhile
-                continue
-            if title.startswith(b"ray::Worker") and parent in nodes:
-                pids.append(int(folder.name))
-        return pids
-
-    return found
+    return partial(workers_in, cluster)
