@@ -34,6 +34,8 @@ class WorkflowKeywords(TypedDict, total=False):
     kv_memory: str | int
     dtype: str
     device: str
+    workers: int | None
+    ray_address: str | None
 
 
 def run_flow(

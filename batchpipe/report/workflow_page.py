@@ -37,6 +37,7 @@ def render_workflow(folder: Folder) -> tuple[str, WorkflowStatus]:
 
 def _context(folder: Folder, manifest: Manifest, status: WorkflowStatus) -> dict[str, Any]:
     known = manifest.command["workflow"]
+    summary = summary_of(folder, manifest) or {}
     steps = {
         step["name"]: StepTally(**status.steps.get(step["name"], {})) for step in known["steps"]
     }
@@ -57,7 +58,9 @@ def _context(folder: Folder, manifest: Manifest, status: WorkflowStatus) -> dict
         ),
         "work": Work.of(dict(manifest.facts)),
         "loads": manifest.facts.get("loads", 0),
-        "summary": summary_of(folder, manifest),
+        "summary": summary,
+        "workers": summary.get("workers") or (),
+        "duplicated_tokens": summary.get("duplicated_prompt_tokens", 0),
         "sessions": manifest.sessions,
         "output": manifest.output,
         "parameters": {

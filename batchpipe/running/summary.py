@@ -7,6 +7,7 @@ from typing import Any
 
 from batchpipe.config import dtype_text
 from batchpipe.explain.layout import as_html
+from batchpipe.running.worker_spent import crew_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +123,7 @@ class Summary:
         return f", expected {self.expected_seconds:.1f}" if self.expected_seconds else ""
 
     def _crew(self) -> list[str]:
-        if not self.workers:
-            return []
-        stolen = sum(worker["stolen_prompts"] for worker in self.workers)
-        return [
-            f"{len(self.workers):,} workers: {self.duplicated_prompt_tokens:,} prompt tokens "
-            f"computed by more than one, {stolen:,} prompts stolen",
-            *(
-                f"  worker {worker['worker']}: {worker['prompts']:,} prompts, "
-                f"{worker['tokens_per_second']:,.0f} tokens/s, idle {worker['idle_share']:.1%}"
-                + (f", died {worker['deaths']:,} times" if worker["deaths"] else "")
-                for worker in self.workers
-            ),
-        ]
+        return crew_lines(self.workers, self.duplicated_prompt_tokens)
 
     def _speculation(self) -> list[str]:
         if not self.drafted_tokens:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,3 +43,20 @@ class WorkerSpent:
             "tokens_per_second": round(self.tokens_per_second, 1),
             "idle_share": round(self.idle_share, 4),
         }
+
+
+def crew_lines(workers: Sequence[Mapping[str, Any]], duplicated_prompt_tokens: int) -> list[str]:
+    """The summary's workers, as a person reads them; nothing where there are none."""
+    if not workers:
+        return []
+    stolen = sum(worker["stolen_prompts"] for worker in workers)
+    return [
+        f"{len(workers):,} workers: {duplicated_prompt_tokens:,} prompt tokens computed by more "
+        f"than one, {stolen:,} prompts stolen",
+        *(
+            f"  worker {worker['worker']}: {worker['prompts']:,} prompts, "
+            f"{worker['tokens_per_second']:,.0f} tokens/s, idle {worker['idle_share']:.1%}"
+            + (f", died {worker['deaths']:,} times" if worker["deaths"] else "")
+            for worker in workers
+        ),
+    ]

@@ -16,7 +16,7 @@ from batchpipe.journal.folder import Folder
 from batchpipe.journal.lock import Lock
 from batchpipe.journal.manifest import Manifest, Outdated, read_manifest
 from batchpipe.planner.query.graph import QueryGraph
-from batchpipe.planner.query.planning import QueryPlan, plan_query
+from batchpipe.planner.query.planning import Hardware, QueryPlan, plan_query
 from batchpipe.rows.source import Source, open_source
 from batchpipe.running.begin import input_states, real_path
 from batchpipe.workflow.journal.fingerprint import changed, settings_fingerprint
@@ -28,7 +28,13 @@ from batchpipe.workflow.lowering.hardware import hardware_of
 from batchpipe.workflow.lowering.input_columns import input_types
 from batchpipe.workflow.lowering.lower import Lowered, lowered
 from batchpipe.workflow.options import WorkflowOptions
-from batchpipe.workflow.running.models import FoundModel, find_models, memory_bytes, resolved
+from batchpipe.workflow.running.models import (
+    FoundModel,
+    find_models,
+    memory_bytes,
+    on_workers,
+    resolved,
+)
 from batchpipe.workflow.steps import Flow
 
 WORKFLOW = "workflow"  # the command of a run of one, in the manifest
@@ -40,6 +46,7 @@ class Ready:
 
     source: Source
     lowered: Lowered
+    hardware: Hardware
     plan: QueryPlan
     found: dict[str, FoundModel]
     settings: dict[str, Any]  # the fingerprint, save for the input's rows
@@ -71,26 +78,38 @@ def make_ready(flow: Flow, options: WorkflowOptions, known: Manifest | None) -> 
     source = open_source(options.input, limit=options.limit)
     flow = resolved(flow, options.of_models(), options.model)
     checked = lowered(flow, input_types(source, flow))
-    found = find_models(flow)
+    found = find_models(flow, options.workers, options.ray_address)
     settings = settings_fingerprint(flow, found, options.limit)
     measured = {} if known is None else known.facts.get(BY_STEP, {})
-    return Ready(source, checked, _planned(checked, source, found, measured), found, settings)
+    hardware = _hardware(checked, found, options.workers, measured)
+    plan = _planned(checked, source, found, hardware)
+    return Ready(source, checked, hardware, plan, found, settings)
 
 
-def _planned(
+def _hardware(
     checked: Lowered,
-    source: Source,
     found: Mapping[str, FoundModel],
+    workers: int | None,
     measured: Mapping[str, Mapping[str, Any]],
-) -> QueryPlan:
+) -> Hardware:
+    """What is free now, rather than what such machines have."""
     languages = {name: model.language for name, model in found.items()}
-    statistics = counted(checked, source, languages)
     options = {name: model.options for name, model in found.items()}
     costs = call_costs(checked.flow, checked.graph, measured)
     hardware = hardware_of(options, languages, costs)
-    devices = [model.device for model in found.values()]
-    if devices:  # what is free now, rather than what such a machine has
-        hardware = replace(hardware, device_bytes=memory_bytes(devices[0]))
+    if not found:
+        return hardware
+    if workers is not None:
+        return replace(hardware, device_bytes=on_workers().worker_bytes(found), workers=workers)
+    device = next(iter(found.values())).device
+    return replace(hardware, device_bytes=memory_bytes(device))
+
+
+def _planned(
+    checked: Lowered, source: Source, found: Mapping[str, FoundModel], hardware: Hardware
+) -> QueryPlan:
+    languages = {name: model.language for name, model in found.items()}
+    statistics = counted(checked, source, languages)
     try:
         return plan_query(checked.graph, statistics, hardware)
     except ValueError as error:

@@ -27,9 +27,9 @@ from batchpipe.workflow.kinds.prepared import Prepared, prepared
 from batchpipe.workflow.options import WorkflowOptions
 from batchpipe.workflow.running.admission import Tables
 from batchpipe.workflow.running.execute import LOADS, Execution
-from batchpipe.workflow.running.models import Opening, shown_name
+from batchpipe.workflow.running.models import Opening, on_workers, shown_name
 from batchpipe.workflow.running.phases import Phases
-from batchpipe.workflow.running.residents import Residents
+from batchpipe.workflow.running.residents import OwnResidents, Residents
 from batchpipe.workflow.running.runtime import Runtime
 from batchpipe.workflow.step_progress import StepBars, WorkflowWatcher
 from batchpipe.workflow.steps import Flow
@@ -116,14 +116,7 @@ def _execution(
     watcher: WorkflowWatcher,
 ) -> Execution:
     facts = journal.manifest.facts
-    steps = made.model_steps.values()
-    constraints = {
-        constraint: None
-        for step in steps
-        for stage in range(len(step.models))
-        if (constraint := step.sampling(stage).constraint) is not None
-    }
-    residents = Residents(Opening(ready.found, tuple(constraints), len(made.model_steps)))
+    residents = _residents(ready, made, options)
     tallies = Tallies((operator.name for operator in ready.graph.operators), facts)
     most_failed = None
     if options.max_errors is not None:
@@ -140,6 +133,23 @@ def _execution(
         loads_before=int(facts.get(LOADS, 0)),
         most_failed=most_failed,
     )
+
+
+def _residents(ready: Ready, made: Prepared, options: WorkflowOptions) -> Residents:
+    """Who will have the models in memory: workers, or this process."""
+    asked = {
+        constraint: None
+        for step in made.model_steps.values()
+        for stage in range(len(step.models))
+        if (constraint := step.sampling(stage).constraint) is not None
+    }
+    found, constraints, groups = ready.found, tuple(asked), len(made.model_steps)
+    if options.workers is None or not found:
+        return OwnResidents(Opening(found, constraints, groups))
+    residents: Residents = on_workers().residents_of(
+        found, ready.hardware, ready.plan, constraints, groups
+    )
+    return residents
 
 
 def _write(
@@ -175,6 +185,7 @@ def _summary(
     work, tallies = execution.work(), execution.tallies
     prompt_tokens, cached = tallies.total("prompt_tokens"), tallies.total("cached_tokens")
     devices = {model.device for model in ready.found.values()}
+    spent = execution.residents.spent()
     return WorkflowSummary(
         rows=told.rows,
         succeeded=told.rows - told.failed,
@@ -199,4 +210,6 @@ def _summary(
         output=options.out,
         run_dir=execution.journal.folder.name,
         exit_code=_exit_code(told.failed, told.rows, options),
+        workers=[worker.as_json() for worker in spent.workers],
+        duplicated_prompt_tokens=spent.duplicated_prompt_tokens,
     )

@@ -20,6 +20,8 @@ class WorkflowOptions:
     kv_memory: str = "auto"
     dtype: str = "auto"
     device: str = "auto"
+    workers: int | None = None  # Ray actors that have the models in memory; None: this process
+    ray_address: str | None = None  # None: Ray starts on this machine for the run
 
     def of_models(self) -> dict[str, object]:
         """What every model is loaded with that does not say otherwise."""

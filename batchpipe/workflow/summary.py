@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from batchpipe.running.worker_spent import crew_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class WorkflowSummary:
     output: str
     run_dir: str
     exit_code: int
+    workers: list[dict[str, Any]] = field(default_factory=list)  # of the last session
+    duplicated_prompt_tokens: int = 0  # that came to more than one worker, each time but one
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, in this order."""
@@ -50,6 +54,7 @@ class WorkflowSummary:
                 + (f", {self.filtered:,} filtered" if self.filtered else ""),
                 *(_line(name.ljust(width), step) for name, step in self.by_step.items()),
                 *self._of_models(),
+                *crew_lines(self.workers, self.duplicated_prompt_tokens),
                 f"results: {self.output}",
             )
         )

@@ -16,6 +16,7 @@ from batchpipe.integrations.ray.crew import Crew
 from batchpipe.integrations.ray.engine import RayEngine
 from batchpipe.integrations.ray.messages import Setup
 from batchpipe.integrations.ray.slots import Slot, slot_for
+from batchpipe.integrations.ray.worker import Worker
 from batchpipe.job.expected_time import expected_seconds
 from batchpipe.job.forms import check_own_form, constraints_of, form_faults, grammars
 from batchpipe.job.kv_memory import blocks_for_all
@@ -46,6 +47,13 @@ class RayBackend:
     step_tokens: int | None
     context: int | None = None
     ranks: int = 1  # devices of each worker that share a model
+
+    @property
+    def worker_options(self) -> JobOptions:
+        """The options as a process in another folder can use them."""
+        model = Path(self.options.model)
+        absolute = str(model.absolute()) if model.is_dir() else self.options.model
+        return replace(self.options, model=absolute)
 
     def computing(self, config: Any) -> tuple[str, str | None]:
         """The workers' device, and the dtype that they choose there."""
@@ -84,7 +92,7 @@ class RayBackend:
         setting = target.setting or Setting(target.cost, blocks_for_all(plan), target.step_tokens)
         division = divide(work_of(plan, setting), self.workers, SHARDS_PER_WORKER)
         constraints = tuple(constraints_of(plan.samplings))
-        crew = Crew(self._setup(plan, target, constraints), self.slot, self.workers)
+        crew = Crew(Worker, self._setup(plan, target, constraints), self.slot, self.workers)
         try:
             crew.gather()
         except BaseException:
@@ -101,10 +109,8 @@ class RayBackend:
         )
 
     def _setup(self, plan: Plan, target: Target, constraints: tuple[Constraint, ...]) -> Setup:
-        model = Path(self.options.model)
-        absolute = str(model.absolute()) if model.is_dir() else self.options.model
         return Setup(
-            options=replace(self.options, model=absolute),
+            options=self.worker_options,
             dtype=target.cost.dtype,
             step_tokens=self.step_tokens,
             threads=self.slot.cpus,

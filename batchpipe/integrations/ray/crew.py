@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from batchpipe.errors import GOES_ON, BatchpipeError, ConfigError, DeviceLost, StoppedEarly
-from batchpipe.integrations.ray.messages import Given, Loaded, Report, Setup
+from batchpipe.integrations.ray.messages import Loaded, Report
 from batchpipe.integrations.ray.slots import Slot
-from batchpipe.integrations.ray.worker import Worker
 from batchpipe.rows.words import one_line
 
 REPORT_SECONDS = 0.25  # a worker that is killed loses at most what it did since its last report
@@ -46,16 +45,40 @@ class _Member:
     starts: int = 1  # since the last that came to something
 
 
+class Part(Protocol):
+    """What a worker loads."""
+
+    def __call__(self, worker: int, *, anew: bool) -> tuple[object, ...]:
+        """The arguments of its ``load``; ``anew`` it has nothing yet."""
+
+
 class Crew:
-    """So many workers, numbered from 0."""
+    """So many workers, numbered from 0.
 
-    def __init__(self, setup: Setup, slot: Slot, workers: int) -> None:
-        self._setup, self._slot = setup, slot
+    Args:
+        actor: their class, made of the setup. It has methods ``load``, which returns `Loaded` or
+            an error, and ``advance``, which is given what `advance` is and returns a `Report`
+        slot: what each of them has to itself
+        part: what each loads, as the arguments of ``load``; asked whenever it does. None: none
+    """
+
+    def __init__(
+        self,
+        actor: type,
+        setup: object,
+        slot: Slot,
+        workers: int,
+        part: Part | None = None,
+    ) -> None:
+        self._actor, self._setup, self._slot, self._part = actor, setup, slot, part
         self._alone_since = time.monotonic()
-        self._members: dict[int, _Member] = {n: self._started() for n in range(workers)}
+        self._members: dict[int, _Member] = {n: self._started(n) for n in range(workers)}
 
-    def gather(self) -> list[int]:
+    def gather(self, told: Callable[[Heard], object] | None = None) -> list[int]:
         """The workers that are ready, once all are or the others have had their time.
+
+        Args:
+            told: is told of what is heard meanwhile, and replaces who dies; None: nobody is
 
         Raises:
             ConfigError: the model cannot be loaded
@@ -64,7 +87,9 @@ class Crew:
         ends_at: float | None = None
         while any(member.loading is not None for member in self._members.values()):
             for heard in self.hear(1.0):
-                if heard.death is not None:
+                if told is not None:
+                    told(heard)
+                elif heard.death is not None:
                     self.replace(heard.worker)
             if ends_at is None and self.ready:
                 ends_at = time.monotonic() + GRACE_SECONDS
@@ -91,7 +116,7 @@ class Crew:
         """True where nothing more needs to be said to the worker for now."""
         return len(self._members[worker].calls) >= CALLS_AHEAD
 
-    def advance(self, worker: int, given: Sequence[Given] = ()) -> None:
+    def advance(self, worker: int, given: Sequence[object] = ()) -> None:
         """The worker goes on, with more prompts if there are any."""
         member = self._members[worker]
         member.calls.append(member.actor.advance.remote(tuple(given), REPORT_SECONDS))
@@ -119,20 +144,35 @@ class Crew:
         member = self._members[worker]
         starts = member.starts + 1
         if starts <= MOST_STARTS:
-            self._members[worker] = self._started()
+            self._members[worker] = self._started(worker)
             self._members[worker].starts = starts
         return starts <= MOST_STARTS
+
+    def reload(self, worker: int) -> None:
+        """The worker, or one in its place, loads what is its part now: until then it is not ready.
+
+        Nothing changes for one that is only starting.
+        """
+        member = self._members[worker]
+        if member.loaded is not None:
+            part = self._arguments(worker, anew=False)
+            member.loading, member.loaded = member.actor.load.remote(*part), None
+        elif member.loading is None:
+            self._members[worker] = self._started(worker)
 
     def close(self) -> None:
         """No worker is left."""
         for member in self._members.values():
             _kill(member.actor)
 
-    def _started(self) -> _Member:
+    def _started(self, worker: int) -> _Member:
         # A pending actor waits for its place; one that died is replaced here, with the model anew.
         options = {"num_cpus": self._slot.cpus, "num_gpus": self._slot.gpus, "max_restarts": 0}
-        actor = ray.remote(Worker).options(**options).remote(self._setup)
-        return _Member(actor, actor.load.remote())
+        actor = ray.remote(self._actor).options(**options).remote(self._setup)
+        return _Member(actor, actor.load.remote(*self._arguments(worker, anew=True)))
+
+    def _arguments(self, worker: int, *, anew: bool) -> tuple[object, ...]:
+        return () if self._part is None else self._part(worker, anew=anew)
 
     def _awaited(self) -> Iterator[tuple[int, Any]]:
         for number, member in self._members.items():

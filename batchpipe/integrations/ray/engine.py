@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class RayEngine:
         self._job, self._plan, self._work = job, plan, division.work
         self._crew, self._cluster = crew, cluster
         self._unanswered = set(range(len(plan.prompts)))
-        self._tally = CrewTally(plan, len(division.queues))
+        self._tally = CrewTally(len(division.queues))
         self._desks = [_Desk() for _ in division.queues]
         self._board = Board.of(division)
         for worker in set(range(len(division.queues))) - set(crew.ready):
@@ -84,12 +84,16 @@ class RayEngine:
                 self._tally.where = [self._crew.where(n) for n in range(len(self._desks))]
                 yield answers
         finally:
+            self._tally.end()
             self._crew.close()
             self._cluster.close()
 
     def spent(self) -> Spent:
         """Tokens and steps of all workers so far."""
-        return self._tally.spent()
+        spent = self._tally.spent()
+        computed = spent.counts.computed_prompt_tokens - spent.counts.recomputed_tokens
+        duplicated = max(0, computed - self._plan.tree.computed_tokens)
+        return replace(spent, duplicated_prompt_tokens=duplicated)
 
     # ---- giving work ----------------------------------------------------------------------
 
@@ -118,7 +122,7 @@ class RayEngine:
                 self._board = finished(self._board, worker, taken.shard)
                 continue
             desk.shards[taken.shard] = _Begun(set(left))
-            self._tally.began(taken, len(left))
+            self._tally.began(worker, len(left), is_stolen=taken.is_stolen)
             desk.has.append(taken.shard.ranks)
             yield self._given(left, self._heads(worker))
             return
@@ -175,7 +179,9 @@ class RayEngine:
         desk.calls.pop(0)
         desk.waiting = report.waiting
         answers = [each for each in report.answers if each.index in self._unanswered]
-        self._tally.reported(worker, report, answers)
+        lengths = self._plan.prompts.lengths
+        tokens = sum(int(lengths[answer.index]) for answer in answers)
+        self._tally.reported(worker, report, len(answers), tokens)
         answered = {answer.index for answer in answers}
         self._unanswered -= answered
         for shard, begun in list(desk.shards.items()):

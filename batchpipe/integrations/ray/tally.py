@@ -6,11 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from batchpipe.engine.answer import Answer
 from batchpipe.integrations.ray.messages import Report
-from batchpipe.planner.plan import Plan
 from batchpipe.planner.schedule.counts import Counts
-from batchpipe.planner.shards.board import Assignment
 from batchpipe.running.engines import Spent
 from batchpipe.running.worker_spent import WorkerSpent
 
@@ -33,36 +30,40 @@ class _Done:
 class CrewTally:
     """Counts for every worker, and their sums."""
 
-    def __init__(self, plan: Plan, workers: int) -> None:
-        self._plan = plan
+    def __init__(self, workers: int) -> None:
         self._done = [_Done() for _ in range(workers)]
         self._began = time.monotonic()
+        self._ended: float | None = None
         self.where: list[str | None] = [None] * workers
 
     def begin(self) -> None:
         """The run's time begins."""
         self._began = time.monotonic()
 
+    def end(self) -> None:
+        """It is over."""
+        self._ended = time.monotonic()
+
     @property
     def seconds(self) -> float:
-        """Since it began."""
-        return time.monotonic() - self._began
+        """Since it began, up to its end."""
+        return (time.monotonic() if self._ended is None else self._ended) - self._began
 
-    def began(self, taken: Assignment, prompts: int) -> None:
-        """The worker has begun the shard, of which so many prompts are left."""
-        done = self._done[taken.worker]
+    def began(self, worker: int, prompts: int, *, is_stolen: bool) -> None:
+        """The worker has begun a shard, of which so many prompts are left."""
+        done = self._done[worker]
         done.shards += 1
-        if taken.is_stolen:
+        if is_stolen:
             done.stolen_shards += 1
             done.stolen_prompts += prompts
 
-    def reported(self, worker: int, report: Report, answers: Sequence[Answer]) -> None:
-        """The worker has told of these answers, which are new."""
-        done, lengths = self._done[worker], self._plan.prompts.lengths
+    def reported(self, worker: int, report: Report, prompts: int, prompt_tokens: int) -> None:
+        """The worker has told of new answers to so many prompts with so many tokens."""
+        done = self._done[worker]
         done.now = report.spent
         done.busy_seconds += report.busy_seconds
-        done.prompts += len(answers)
-        done.prompt_tokens += sum(int(lengths[answer.index]) for answer in answers)
+        done.prompts += prompts
+        done.prompt_tokens += prompt_tokens
 
     def died(self, worker: int) -> None:
         """Who takes its place begins to count at nothing."""
@@ -71,7 +72,7 @@ class CrewTally:
         done.deaths += 1
 
     def spent(self) -> Spent:
-        """Of all workers together."""
+        """Of all workers together; what of it is duplicated is not known here."""
         each = [summed([done.before, done.now], done.now.kv_tokens) for done in self._done]
         total = summed(each, sum(spent.kv_tokens for spent in each))
         # They run at the same time, each with a memory of its own.
@@ -93,13 +94,7 @@ class CrewTally:
             )
             for number, (done, spent) in enumerate(zip(self._done, each, strict=True))
         )
-        counts = total.counts
-        computed = counts.computed_prompt_tokens - counts.recomputed_tokens
-        return replace(
-            total,
-            workers=workers,
-            duplicated_prompt_tokens=max(0, computed - self._plan.tree.computed_tokens),
-        )
+        return replace(total, workers=workers)
 
 
 def summed(all_spent: Sequence[Spent], kv_tokens: int) -> Spent:

@@ -54,7 +54,7 @@ class Execution:
 
     def work(self) -> Work:
         """What the run has cost up to now."""
-        counts = self.residents.counts()
+        counts = self.residents.spent().counts
         loading = self.residents.load_seconds
         return self.before + Work(
             steps=counts.steps,

@@ -52,5 +52,5 @@ class Heads:
         for step, model in self._models.items():
             more = self._left[step] > 0
             if model in self._residents and len(self._heads[step]) and more != (step in self._told):
-                self._residents[model].expect(self._heads[step], more=more)
+                self._residents.expect(model, self._heads[step], more=more)
                 self._told ^= {step}

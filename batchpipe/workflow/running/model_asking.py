@@ -76,7 +76,7 @@ class ModelAsking:
             for task, prompt in self._prompts(step, stage, tasks):
                 requests[model] += self._requests(task, prompt, model)
         for model, some in requests.items():
-            self._residents[model].submit(some)
+            self._residents.submit(model, some)
         self._heads.tell()
         return True
 
@@ -95,7 +95,7 @@ class ModelAsking:
         for place, ticket in tree.tickets.items():
             if ticket.model in self._residents:
                 for _ in range(self._followers[place[0]]):
-                    self._residents[ticket.model].forget(ticket.number)
+                    self._residents.forget(ticket.model, ticket.number)
         tree.tickets.clear()
         self._heads.passed(tree)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from batchpipe.job.collection import collection_paused
 from batchpipe.job.kv_memory import CPU_SHARE, free_bytes
 from batchpipe.job.language import Language, load_config, load_language
 from batchpipe.planner.request import Constraint
-from batchpipe.running.engines import Backend, computing, connect
+from batchpipe.running.engines import Backend, connect
 from batchpipe.workflow.lowering.model_options import check_models, model_options
 from batchpipe.workflow.running.residents import LiveModel
 from batchpipe.workflow.steps import Flow, ModelChoice
 
 CUDA_SHARE = 0.95  # of the free memory; what is left is for the device's own
 CPU_MEMORY_SHARE = 0.8
+ON_WORKERS = "batchpipe.integrations.ray.residents.opening"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,25 +59,30 @@ def resolved(flow: Flow, overrides: Mapping[str, Any], model: str | None) -> Flo
     )
 
 
-def find_models(flow: Flow) -> dict[str, FoundModel]:
-    """Every model is there and can be served; no weights are read.
+def find_models(
+    flow: Flow, workers: int | None = None, ray_address: str | None = None
+) -> dict[str, FoundModel]:
+    """Every model is there and can be served, by Ray workers where there are to be any.
+
+    No weights are read.
 
     Raises:
         ConfigError: one is not, or cannot
     """
     check_models(flow)  # all of them, before a tokenizer loads
     options = model_options(flow)
-    return {name: _found(job, flow.models[name]) for name, job in options.items()}
+    run_options = RunOptions(out="", workers=workers, ray_address=ray_address)
+    return {name: _found(job, flow.models[name], run_options) for name, job in options.items()}
 
 
-def _found(options: JobOptions, choice: ModelChoice) -> FoundModel:
+def _found(options: JobOptions, choice: ModelChoice, run_options: RunOptions) -> FoundModel:
     config = load_config(options)
     step_tokens = choice.options.get("step_tokens")
-    backend = connect(options, RunOptions(out="", step_tokens=step_tokens))
-    device, dtype = computing(options, config)
+    backend = connect(options, replace(run_options, step_tokens=step_tokens))
+    device, dtype = backend.computing(config)
     language = load_language(options, config)
     backend.target(language, dtype)  # what cannot be served is told now
-    return FoundModel(options, config, language, backend, device, dtype)
+    return FoundModel(backend.options, config, language, backend, device, dtype)
 
 
 class Opening:
@@ -107,6 +114,12 @@ class Opening:
                 groups=max(1, self._groups),
                 memory_share=share,
             )
+
+
+def on_workers() -> Any:
+    """What knows models on Ray workers; Ray is there, for `find_models` has asked it."""
+    with collection_paused():
+        return import_module(ON_WORKERS)
 
 
 def memory_bytes(device: str) -> int:
