@@ -14,9 +14,11 @@ from tiny_models import EOS_TOKEN_ID
 from transformers import AutoConfig
 
 from batchpipe.engine.engine import Engine
+from batchpipe.engine.ranks import divisible
 from batchpipe.engine.ranks.orders import Logits, NextSlice, packed, unpacked
 from batchpipe.engine.ranks.shared_model import load_shared
 from batchpipe.engine.token_batch import form
+from batchpipe.errors import ConfigError
 from batchpipe.planner.kv_ledger import KVLedger
 from batchpipe.planner.machine.model_shape import ModelShape
 from batchpipe.planner.planning import make_plan
@@ -52,6 +54,15 @@ def test_a_divided_model_answers_as_generate(tiny_model: Model) -> None:
     del model, decoder, engine
     assert not torch.distributed.is_initialized(), "the ranks have not ended with the model"
     assert torch.get_num_threads() == threads
+
+
+def test_without_accelerate_the_line_that_installs_it_is_told(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(divisible, "find_spec", lambda _name: None)
+    config = AutoConfig.from_pretrained(tiny_model("llama"))
+    with pytest.raises(ConfigError, match=r"pip install 'batchpipe\[tensor-parallel\]'"):
+        divisible.check_divisible("m", config, ModelShape.from_config(config), 2)
 
 
 def test_a_batch_goes_through_the_pipe_unchanged_but_for_who_draws() -> None:

@@ -23,6 +23,12 @@ def check_divisible(name: str, config: Any, shape: ModelShape, ranks: int) -> No
     Raises:
         ConfigError: they cannot, and how many ranks could have them
     """
+    if find_spec("accelerate") is None:
+        _refuse(
+            ranks,
+            "it needs the package accelerate, which is not installed: "
+            "pip install 'batchpipe[tensor-parallel]'",
+        )
     if find_spec("transformers.distributed") is None or not _has_distributed_config():
         _refuse(ranks, "it needs transformers 5.17 or newer; pip install -U transformers")
     if getattr(config, "quantization_config", None) is not None:
