@@ -30,7 +30,7 @@ from batchpipe.planner.query.graph import INPUT, Operator
 from batchpipe.workflow.authoring.yaml_file import read_flow
 from batchpipe.workflow.kinds.inline_steps import value_of
 from batchpipe.workflow.kinds.tool_steps import Querying, Requesting, ToolStep
-from batchpipe.workflow.kinds.tools import HTTP_THREADS, SQL_THREADS
+from batchpipe.workflow.kinds.tools import HOST_CALLS, SQL_THREADS
 from batchpipe.workflow.lowering.lower import Lowered, lowered
 from batchpipe.workflow.lowering.readings import Reading, readings_of, text_keys
 from batchpipe.workflow.operators.calls import ThreadedCalls
@@ -138,9 +138,9 @@ class Interpreter:
             database = Database(step.database, url, threads=SQL_THREADS)
             self._closing.callback(database.close)
             return Querying(step, readings, Query(step, database)), SQL_THREADS
-        client = Client(connections=HTTP_THREADS)
+        client = Client(connections=HOST_CALLS)
         self._closing.callback(client.close)
-        return Requesting(step, readings, Endpoint(step, client)), HTTP_THREADS
+        return Requesting(step, readings, Endpoint(step, client)), HOST_CALLS
 
     def _shown(self, row: Member) -> dict[str, Any]:
         shown = {}

@@ -60,7 +60,3 @@ class Beginnings:
         for name in names:
             if self._prompts.get(name) == 0:
                 del self._prompts[name]
-
-    def clear(self) -> None:
-        """Nothing is here."""
-        self._prompts.clear()

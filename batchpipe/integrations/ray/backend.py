@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,10 @@ class RayBackend:
         division = divide(work_of(plan, setting), self.workers, SHARDS_PER_WORKER)
         constraints = tuple(constraints_of(plan.samplings))
         crew = Crew(Worker, self._setup(plan, target, constraints), self.slot, self.workers)
-        try:
+        with ExitStack() as closing:
+            closing.callback(crew.close)
             crew.gather()
-        except BaseException:
-            crew.close()
-            raise
+            closing.pop_all()  # from here on it is the engine that closes
         return Opened(
             RayEngine(job, plan, division, crew, self.cluster),
             job,
