@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from harness import Row, call, ended, read, spawn, write_lines
 from other_ranks import is_there, ranks_of
+from struck_runs import parts_of, wait_until
 
 ASKED = ("--ignore-eos", "--kv-memory", "20MB", "--device", "cpu", "--json")
 SHARED = ("--tensor-parallel", 2)
@@ -39,15 +39,6 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(job: Path, model: Path, out: Path, *more: object) -> tuple[object, ...]:
     return ("run", job, "-m", model, "-o", out, *ASKED, *more)
-
-
-def wait_until(happened: Callable[[], object]) -> None:
-    while not happened():
-        time.sleep(0.02)
-
-
-def parts_of(out: Path) -> list[Path]:
-    return list((Path(f"{out}.run") / "parts").glob("*"))
 
 
 def test_two_ranks_answer_what_one_process_answers(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 
 import pytest
 from harness import Ran, Row, call, ended, read, spawn, write_lines
+from struck_runs import deadly_model, on, parts_of, wait_until, while_running
 
 from batchpipe.journal import journal
 
@@ -33,10 +31,6 @@ def arguments(job: Path, model: Path, out: Path, *more: object) -> tuple[object,
     return ("run", job, "-m", model, "-o", out, *ASKED, "--json", *more)
 
 
-def on(cluster: Any, workers: int) -> tuple[object, ...]:
-    return ("--workers", workers, "--ray-address", cluster.address)
-
-
 def answers(path: Path) -> list[Row]:
     return [{name: row[name] for name in row if name not in TOLD} for row in read(path)]
 
@@ -52,28 +46,6 @@ def expected(job: Path, model: Path) -> list[Row]:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out.jsonl"
-
-
-def wait_until(happened: Callable[[], object]) -> None:
-    while not happened():
-        time.sleep(0.02)
-
-
-def parts_of(out: Path) -> int:
-    """Parts with results that the run has on disk."""
-    return len(list((Path(f"{out}.run") / "parts").glob("*")))
-
-
-def while_running(out: Path, strike: Callable[[], None]) -> threading.Thread:
-    """The strike comes as soon as the run that writes to OUT has a result on disk."""
-
-    def wait_and_strike() -> None:
-        wait_until(lambda: parts_of(out))
-        strike()
-
-    thread = threading.Thread(target=wait_and_strike)
-    thread.start()
-    return thread
 
 
 def test_workers_answer_what_one_process_answers(
@@ -158,9 +130,9 @@ def test_a_stopped_run_ends_its_workers_and_goes_on(
 ) -> None:
     command = arguments(job, model, out, *on(cluster, 2))
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 75)):
-        finished = parts_of(out)
+        finished = len(parts_of(out))
         process = spawn(*command)
-        while parts_of(out) <= finished:
+        while len(parts_of(out)) <= finished:
             time.sleep(0.02)
         process.send_signal(number)
         ran: Ran = ended(process)
@@ -171,34 +143,10 @@ def test_a_stopped_run_ends_its_workers_and_goes_on(
     assert answers(out) == expected
 
 
-# Stands for a prompt on which a driver or a kernel crashes.
-DEADLY = """
-import os, signal
-from transformers import LlamaForCausalLM
-
-class DeadlyLlama(LlamaForCausalLM):
-    def __init__(self, config):
-        super().__init__(config)
-        self.model.embed_tokens.register_forward_pre_hook(self.read)
-
-    def read(self, module, given):
-        if (given[0] == self.config.deadly_token).any():
-            os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 def test_a_prompt_that_kills_every_worker_is_given_up(
     cluster: Any, model: Path, tmp_path: Path, out: Path
 ) -> None:
-    from transformers import AutoTokenizer
-
-    folder = tmp_path / "model"
-    shutil.copytree(model, folder)
-    config = json.loads((folder / "config.json").read_text())
-    [deadly] = AutoTokenizer.from_pretrained(folder).encode("z", add_special_tokens=False)
-    config |= {"auto_map": {"AutoModelForCausalLM": "deadly.DeadlyLlama"}, "deadly_token": deadly}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "deadly.py").write_text(DEADLY)
+    folder = deadly_model(model, tmp_path / "model")
     prompts = [f"{letter * 30}{number}" for letter in "abcdefghij" for number in range(2)]
     job = write_lines(tmp_path / "job.jsonl", [{"prompt": each} for each in [*prompts, "z" * 9]])
     ran = call(*arguments(job, folder, out, "--trust-remote-code", *on(cluster, 2)))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
-import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import Row, call, ended, read, spawn, write_lines
+from struck_runs import deadly_model, on, parts_of, wait_until, while_running
 
 import batchpipe as bp
 from batchpipe.integrations.ray.residents import opening
@@ -92,10 +89,6 @@ def arguments(inputs: Path, flow: Path, out: Path, *more: object) -> tuple[objec
     return ("run", inputs, "--workflow", flow, "-o", out, "--json", *more)
 
 
-def on(cluster: Any, workers: int) -> tuple[object, ...]:
-    return ("--workers", workers, "--ray-address", cluster.address)
-
-
 @pytest.fixture(scope="module")
 def expected(inputs: Path, flow: Path) -> list[Row]:
     """What one process answers."""
@@ -113,16 +106,6 @@ def out(tmp_path: Path) -> Path:
 def one_model_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker has no room for both models."""
     monkeypatch.setattr(opening, "memory_bytes", lambda device: 1_200_000)
-
-
-def wait_until(happened: Callable[[], object]) -> None:
-    while not happened():
-        time.sleep(0.02)
-
-
-def parts_of(out: Path) -> int:
-    """Parts with outcomes that the run has on disk."""
-    return len(list((Path(f"{out}.run") / "parts").glob("*")))
 
 
 def test_workers_answer_what_one_process_answers(
@@ -180,12 +163,7 @@ def test_a_killed_worker_loses_nothing(
     expected: list[Row],
     workers_of: Workers,
 ) -> None:
-    def strike() -> None:
-        wait_until(lambda: parts_of(out))
-        os.kill(workers_of()[0], signal.SIGKILL)
-
-    thread = threading.Thread(target=strike)
-    thread.start()
+    thread = while_running(out, lambda: os.kill(workers_of()[0], signal.SIGKILL))
     ran = call(*arguments(inputs, flow, out, *on(cluster, 2)))
     thread.join()
     assert ran.code == 0, ran.err
@@ -198,13 +176,7 @@ def test_a_run_goes_on_when_a_node_is_removed(
 ) -> None:
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
-
-    def strike() -> None:
-        wait_until(lambda: parts_of(out))
-        cluster.remove_node(node, allow_graceful=False)
-
-    thread = threading.Thread(target=strike)
-    thread.start()
+    thread = while_running(out, lambda: cluster.remove_node(node, allow_graceful=False))
     ran = call(*arguments(inputs, flow, out, *on(cluster, 3)))
     thread.join()
     assert ran.code == 0, ran.err
@@ -230,34 +202,10 @@ def test_a_killed_driver_leaves_no_worker_and_the_same_command_goes_on(
     assert read(out) == expected
 
 
-# Stands for a prompt on which a driver or a kernel crashes.
-DEADLY = """
-import os, signal
-from transformers import LlamaForCausalLM
-
-class DeadlyLlama(LlamaForCausalLM):
-    def __init__(self, config):
-        super().__init__(config)
-        self.model.embed_tokens.register_forward_pre_hook(self.read)
-
-    def read(self, module, given):
-        if (given[0] == self.config.deadly_token).any():
-            os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 def test_a_prompt_that_kills_three_workers_is_its_rows_error(
     cluster: Any, models: Mapping[str, Path], tmp_path: Path, out: Path
 ) -> None:
-    from transformers import AutoTokenizer
-
-    folder = tmp_path / "model"
-    shutil.copytree(models["a"], folder)
-    config = json.loads((folder / "config.json").read_text())
-    [deadly] = AutoTokenizer.from_pretrained(folder).encode("z", add_special_tokens=False)
-    config |= {"auto_map": {"AutoModelForCausalLM": "deadly.DeadlyLlama"}, "deadly_token": deadly}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "deadly.py").write_text(DEADLY)
+    folder = deadly_model(models["a"], tmp_path / "model")
     flow = tmp_path / "flow.yaml"
     flow.write_text(
         f"models: {{a: {{model: {folder}, kv_memory: 20MB, trust_remote_code: true}}}}\n"
