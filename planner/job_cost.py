@@ -20,22 +20,24 @@ class JobCost:
 
     ``Comp(r) = (p + d) t_token + (p^2 / 2) t_pair`` for the tokens that the request computes alone,
     ``Mem(r) = (p d + d^2 / 2) t_key``. A shared node's tokens are computed once, on nobody's
-    account. ``saved_seconds`` are the reads that attention over shared prefixes spares while all
-    prompts below a node decode together: an upper bound of what it gains.
+    account, and with attention over shared prefixes its keys are read once for all prompts below it
+    that decode together.
     """
 
     compute: Seconds  # of what a prompt computes alone  # [prompts]
     memory: Seconds  # of its decodes, all keys read  # [prompts]
+    own_memory: Seconds  # of that, the keys that it has alone  # [prompts]
     node_compute: Seconds  # of a node's own tokens  # [nodes]
-    saved_seconds: float
+    node_memory: Seconds  # of its keys, once a step while all below it decode together  # [nodes]
 
     def of(self, some: npt.NDArray[np.bool_]) -> JobCost:
         """The cost of some of the prompts, with as large a part of the shared nodes."""
         return JobCost(
             compute=np.where(some, self.compute, 0.0),
             memory=np.where(some, self.memory, 0.0),
+            own_memory=np.where(some, self.own_memory, 0.0),
             node_compute=self.node_compute * some.mean(),
-            saved_seconds=self.saved_seconds * float(some.mean()),
+            node_memory=self.node_memory * some.mean(),
         )
 
     @property
@@ -47,6 +49,11 @@ class JobCost:
     def memory_seconds(self) -> float:
         """``T_mem``: every decode reads its whole context."""
         return float(self.memory.sum())
+
+    @property
+    def saved_seconds(self) -> float:
+        """The most that attention over shared prefixes spares of ``T_mem``."""
+        return float(self.memory.sum() - self.own_memory.sum() - self.node_memory.sum())
 
     @property
     def bound_seconds(self) -> float:
@@ -79,16 +86,14 @@ def job_cost(
     tails = prompt_tokens - tail_start
     tail_pairs = (prompt_tokens**2 - tail_start**2) / 2
     compute = (tails + output_tokens) * token + output_tokens * head + tail_pairs * pair
-    memory = (prompt_tokens * output_tokens + output_tokens**2 / 2) * key
     start, end = tree.start.astype(np.int64), tree.end.astype(np.int64)
-    outputs = np.append(0, np.cumsum(output_tokens[tree.order]))
     longest = _longest(output_tokens[tree.order], tree)
-    reads_alone = (end - start) * (outputs[tree.last] - outputs[tree.first])
     return JobCost(
         compute=compute,
-        memory=memory,
+        memory=(prompt_tokens * output_tokens + output_tokens**2 / 2) * key,
+        own_memory=(tails * output_tokens + output_tokens**2 / 2) * key,
         node_compute=(end - start) * token + (end**2 - start**2) / 2 * pair,
-        saved_seconds=float((reads_alone - (end - start) * longest).sum() * key),
+        node_memory=(end - start) * longest * key,
     )
 
 

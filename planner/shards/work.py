@@ -65,8 +65,8 @@ class Sums:
 class Work:
     """A plan's prompts in the tree's order, with what ranges of them cost.
 
-    Seconds are those of `JobCost`, one after the other: computing each distinct token once, and the
-    reads of each decode.
+    Seconds are those of `JobCost`, one after the other: computing each distinct token once, reading
+    a prompt's own keys for each of its decodes, and a node's once a step for all below it.
     """
 
     tree: PrefixTree
@@ -126,10 +126,19 @@ class Work:
 def work_of(plan: Plan, setting: Setting | None) -> Work:
     """The work of a plan, with its expected answers; relative seconds without a setting."""
     job = plan.ordering(None if setting is None else setting.cost)
-    if setting is not None:
-        cost = replace(job.cost, memory=job.cost.memory * _steps_share(setting))
-        job = replace(job, cost=cost)
-    return measured(job, plan.order)
+    if setting is None:
+        return measured(job, plan.order)
+    cost, share = job.cost, _steps_share(setting)
+    shared = np.empty_like(job.prompt_tokens)  # keys that each decode reads and others too
+    shared[job.tree.order] = job.tree.tail_start
+    pairs = shared * job.output_tokens
+    cost = replace(
+        cost,
+        compute=cost.compute + pairs * setting.cost.pair_seconds,
+        own_memory=cost.own_memory * share,
+        node_memory=cost.node_memory * share,
+    )
+    return measured(replace(job, cost=cost), plan.order)
 
 
 def _steps_share(setting: Setting) -> float:
@@ -146,11 +155,11 @@ def _steps_share(setting: Setting) -> float:
 def measured(job: Ordering, order: Order) -> Work:
     """The work of these prompts, admitted in this order."""
     tree, cost = job.tree, job.cost
-    prompt_seconds = (cost.compute + cost.memory)[tree.order]
+    prompt_seconds = (cost.compute + cost.own_memory)[tree.order]
     tails = job.prompt_tokens[tree.order] - tree.tail_start
     place = np.empty(len(tree.order), dtype=np.int32)
     place[order.prompts] = np.arange(len(order.prompts), dtype=np.int32)
-    seconds = Sums.over(tree, prompt_seconds, cost.node_compute)
+    seconds = Sums.over(tree, prompt_seconds, cost.node_compute + cost.node_memory)
     tokens = Sums.over(tree, tails, (tree.end - tree.start).astype(np.int64))
     crossing_tokens = tokens.crossing().astype(np.int64)
     crossing_seconds = np.where(crossing_tokens > 0, seconds.crossing(), 0.0)  # no rounding left

@@ -1,4 +1,4 @@
-"""What ranges of prompts cost, against trees of exactly these prompts."""
+"""What ranges of prompts cost, against trees of exactly these prompts and sums over nodes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,32 @@ def prompts_of(job: Jobs, ranks: list[int]) -> Jobs:
     return [job[order[rank]] for rank in ranks]
 
 
+def seconds_of(job: Jobs, ranks: list[int]) -> float:
+    """Of the prompts at these ranks and every node above any of them, each counted once."""
+    tree, cost = tree_of(job), cost_of(job)
+    nodes = {
+        node
+        for node, (first, last) in enumerate(zip(tree.first, tree.last, strict=True))
+        if any(first <= rank < last for rank in ranks)
+    }
+    prompts = (cost.compute + cost.own_memory)[tree.order[ranks]]
+    shared = (cost.node_compute + cost.node_memory)[sorted(nodes)]
+    return float(prompts.sum() + shared.sum())
+
+
 ends = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)
 
 
 @given(every_job, ends)
 def test_a_range_costs_what_a_tree_of_its_prompts_costs(job: Jobs, ends: list[float]) -> None:
     first, last = (round(end * len(job)) for end in ends)
-    some = prompts_of(job, list(range(first, last)))
+    ranks = list(range(first, last))
     work = work_for(job)
-    if not some:
+    if not ranks:
         assert work.seconds.of(first, last) == work.tokens.of(first, last) == 0
         return
-    cost = cost_of(some)
-    assert work.tokens.of(first, last) == tree_of(some).computed_tokens
-    expected = cost.compute_seconds + cost.memory_seconds
-    assert work.seconds.of(first, last) == pytest.approx(expected, rel=1e-9)
+    assert work.tokens.of(first, last) == tree_of(prompts_of(job, ranks)).computed_tokens
+    assert work.seconds.of(first, last) == pytest.approx(seconds_of(job, ranks), rel=1e-9)
 
 
 @given(every_job, st.integers(0, 2**20))
@@ -37,13 +48,11 @@ def test_ranges_together_cost_each_token_once(job: Jobs, seed: int) -> None:
     work = work_for(job)
     borders = np.flatnonzero(np.random.default_rng(seed).random(len(job) + 1) < 0.3).tolist()
     ranges = list(zip(borders[::2], borders[1::2], strict=False))
-    some = prompts_of(job, [rank for each in ranges for rank in range(*each)])
-    if not some:
+    ranks = [rank for each in ranges for rank in range(*each)]
+    if not ranks:
         return
-    cost = cost_of(some)
-    assert work.together_tokens(ranges[::-1]) == tree_of(some).computed_tokens
-    expected = cost.compute_seconds + cost.memory_seconds
-    assert work.together_seconds(ranges) == pytest.approx(expected, rel=1e-9)
+    assert work.together_tokens(ranges[::-1]) == tree_of(prompts_of(job, ranks)).computed_tokens
+    assert work.together_seconds(ranges) == pytest.approx(seconds_of(job, ranks), rel=1e-9)
 
 
 @given(every_job)
@@ -58,8 +67,7 @@ def test_a_border_costs_what_both_sides_need(job: Jobs) -> None:
 @given(every_job)
 def test_the_bound_is_the_whole_or_its_heaviest_prompt(job: Jobs) -> None:
     work = work_for(job)
-    alone = [cost_of([each]) for each in job]
-    heaviest = max(cost.compute_seconds + cost.memory_seconds for cost in alone)
+    heaviest = max(seconds_of(job, [rank]) for rank in range(len(job)))
     assert work.longest_seconds() == pytest.approx(heaviest, rel=1e-9)
     assert work.bound_seconds(1) == pytest.approx(work.total_seconds, rel=1e-9)
     assert work.bound_seconds(10**9) == pytest.approx(heaviest, rel=1e-9)
