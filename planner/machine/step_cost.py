@@ -86,6 +86,11 @@ class StepCost:
         everything = 1 << 20
         return max(1, int(self.weights_seconds(everything) / self.token_seconds))
 
+    @cached_property
+    def plenty_tokens(self) -> int:
+        """Rows of a step from which on more of them make none cheaper by over a twentieth."""
+        return max(self.knee_tokens, int(20 * self.fixed_seconds / self.token_seconds))
+
     # ---- a step ---------------------------------------------------------------------------
 
     def linear_seconds(self, load: StepLoad) -> float:

@@ -81,6 +81,16 @@ def test_rates_are_those_worked_out_by_hand() -> None:
     assert LLAMA.fixed_seconds == pytest.approx(3e-4 + 32 * 5e-6)
 
 
+def test_steps_of_plenty_tokens_cost_hardly_more_a_token_than_longer_ones() -> None:
+    plenty = LLAMA.plenty_tokens
+    assert plenty >= LLAMA.knee_tokens
+    few, many = (
+        LLAMA.seconds(StepLoad(tokens=rows, drawn=0, sequences=0)) / rows
+        for rows in (plenty, 100 * plenty)
+    )
+    assert few == pytest.approx(many, rel=0.06)
+
+
 def test_wider_numbers_are_computed_and_read_more_slowly() -> None:
     wide = StepCost(LLAMA_8B, A100, "float32")
     assert wide.key_seconds == pytest.approx(2 * LLAMA.key_seconds)

@@ -99,7 +99,7 @@ class RayBackend:
             crew.gather()
             closing.pop_all()  # from here on it is the engine that closes
         return Opened(
-            RayEngine(job, plan, division, crew, self.cluster),
+            RayEngine(job, plan, division, crew, self.cluster, target.cost.plenty_tokens),
             job,
             plan,
             facts=self._facts(target, division),
@@ -150,7 +150,11 @@ def connect(options: JobOptions, run_options: RunOptions) -> Backend:
     cluster = join(run_options.ray_address)
     ranks = run_options.tensor_parallel
     slot = slot_for(cluster.nodes, run_options.workers, options.device, ranks)
-    options = replace(options, device=slot.device)
     return RayBackend(
-        options, run_options.workers, slot, cluster, run_options.step_tokens, ranks=ranks
+        replace(options, device=slot.device),
+        run_options.workers,
+        slot,
+        cluster,
+        run_options.step_tokens or slot.step_tokens,
+        ranks=ranks,
     )

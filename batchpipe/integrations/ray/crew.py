@@ -116,10 +116,10 @@ class Crew:
         """True where nothing more needs to be said to the worker for now."""
         return len(self._members[worker].calls) >= CALLS_AHEAD
 
-    def advance(self, worker: int, given: Sequence[object] = ()) -> None:
-        """The worker goes on, with more prompts if there are any."""
+    def advance(self, worker: int, given: Sequence[object] = (), *told: object) -> None:
+        """The worker goes on, with more prompts if there are any, and whatever else it is told."""
         member = self._members[worker]
-        member.calls.append(member.actor.advance.remote(tuple(given), REPORT_SECONDS))
+        member.calls.append(member.actor.advance.remote(tuple(given), REPORT_SECONDS, *told))
 
     def hear(self, seconds: float) -> list[Heard]:
         """What workers say within this time, as soon as one says something.

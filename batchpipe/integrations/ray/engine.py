@@ -51,15 +51,32 @@ class _Desk:
     has: list[tuple[int, int]] = field(default_factory=list)  # ranks of all that it has begun
     calls: list[bool] = field(default_factory=list)  # of each under way, whether it had prompts
     waiting: int = 0  # prompts that it did not run yet, by its last report
+    given: int = 0  # prompts of the shard that it was given last
+
+    @property
+    def has_begun_all(self) -> bool:
+        """True where it runs prompts of the last shard that it was given."""
+        return not any(self.calls) and self.waiting < max(1, self.given)
+
+    @property
+    def running(self) -> int:
+        """Prompts that it runs, by its last report."""
+        return sum(len(begun.left) for begun in self.shards.values()) - self.waiting
 
 
 class RayEngine:
     """Answers the plan's prompts through workers; each answer counts once, whoever dies."""
 
     def __init__(
-        self, job: Job, plan: Plan, division: Division, crew: Crew, cluster: Cluster
+        self,
+        job: Job,
+        plan: Plan,
+        division: Division,
+        crew: Crew,
+        cluster: Cluster,
+        plenty: int,  # prompts that run at once on one worker, with which its steps are full
     ) -> None:
-        self._job, self._plan, self._work = job, plan, division.work
+        self._job, self._plan, self._work, self._plenty = job, plan, division.work, plenty
         self._crew, self._cluster = crew, cluster
         self._unanswered = set(range(len(plan.prompts)))
         self._tally = CrewTally(len(division.queues))
@@ -104,14 +121,20 @@ class RayEngine:
             given = list(self._next(worker))
             desk = self._desks[worker]
             while given or (desk.shards and not self._crew.has_call(worker)):
-                self._crew.advance(worker, given)
+                # It tells at once when it begins its last shard, where it should have another then.
+                more = self._board.workers[worker].waiting and desk.running < self._plenty
+                self._crew.advance(worker, given, desk.given - 1 if more else -1)
                 desk.calls.append(bool(given))
                 given = []
 
     def _next(self, worker: int) -> Generator[Given, None, None]:
-        """The prompts that the worker begins now: while others of its own still run, its next."""
+        """The prompts that the worker is given now: its next shard when it begins the one before.
+
+        With one shard ahead its batches never run dry. What would not fill them more waits, for
+        others to take it if they are done sooner.
+        """
         desk = self._desks[worker]
-        while not desk.shards or (not desk.waiting and not any(desk.calls)):
+        while not desk.shards or (desk.has_begun_all and desk.running < self._plenty):
             taken = next_shard(self._board, worker)
             if taken is None or (desk.shards and not self._may_join(taken, desk)):
                 return
@@ -122,6 +145,7 @@ class RayEngine:
                 self._board = finished(self._board, worker, taken.shard)
                 continue
             desk.shards[taken.shard] = _Begun(set(left))
+            desk.given = len(left)
             self._tally.began(worker, len(left), is_stolen=taken.is_stolen)
             desk.has.append(taken.shard.ranks)
             yield self._given(left, self._heads(worker))

@@ -54,8 +54,11 @@ class Worker:
         gc.freeze()  # the model is not looked at again by any collection
         return Loaded(platform.node(), self._live.kv_tokens)
 
-    def advance(self, given: Sequence[Given], seconds: float) -> Report:
-        """More prompts, and steps for so long or until all is answered; what they answered."""
+    def advance(self, given: Sequence[Given], seconds: float, few: int = -1) -> Report:
+        """More prompts, and steps for so long or until all is answered; what they answered.
+
+        Where at most a ``few`` of the prompts are left that do not run yet, one step is enough.
+        """
         live = self._live
         assert live is not None, "the model is loaded"
         for each in given:
@@ -68,6 +71,8 @@ class Worker:
             while live.unfinished and time.perf_counter() - began < seconds:
                 answers += [replace(said, index=index) for index, said in live.step()]
                 self._forget()
+                if live.waiting <= few:
+                    break
         except BatchpipeError as error:
             fault = error
         busy = time.perf_counter() - began

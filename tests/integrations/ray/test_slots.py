@@ -26,6 +26,12 @@ def test_workers_have_a_gpu_or_an_equal_part_of_the_cpus(
     assert slot_for(nodes, workers, device) == slot
 
 
+def test_a_worker_with_one_cpu_takes_small_steps() -> None:
+    assert Slot("cpu", 1, 0, 2).step_tokens == 512
+    assert Slot("cpu", 2, 0, 2).step_tokens is None
+    assert Slot("cuda", 1, 1, 1).step_tokens is None
+
+
 @pytest.mark.parametrize(
     ("nodes", "workers", "device", "words"),
     [
