@@ -44,14 +44,16 @@ LEAST_SPEEDUP, LEAST_SHARING = 1.8, 0.95
 ASKED = ("--dtype", "float32", "--max-tokens", "24", "--ignore-eos")
 DIFFERS_BY_WORKER = ["cached_tokens"]
 
+USUAL = ("-m", "batchpipe")
 # Results go to disk at once: what a killed driver has written is then all that it was told.
-IMPATIENT = """
+AT_ONCE = """
 import sys
 from batchpipe.journal import journal
 journal.FLUSH_SECONDS = 0.1
 from batchpipe.cli import main
 main(sys.argv[1:])
 """
+IMPATIENT = ("-c", AT_ONCE)
 
 
 @contextmanager
@@ -69,11 +71,13 @@ def cluster_of(nodes: int) -> Iterator[Any]:
         made.shutdown()
 
 
-def started(job: Path, model: Path, out: Path, *more: object) -> subprocess.Popen[str]:
+def started(
+    program: tuple[str, str], job: Path, model: Path, out: Path, *more: object
+) -> subprocess.Popen[str]:
     """A run in a process of its own."""
     command = ("run", job, "-m", model, "-o", out, *ASKED, "--json", *more)
     return subprocess.Popen(
-        [sys.executable, "-c", IMPATIENT, *map(str, command)],
+        [sys.executable, *program, *map(str, command)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -128,7 +132,7 @@ def speed(rows: int, model: Path, job: Path | None, repeat: int, record: bool) -
             for workers in (1, 2):
                 out = Path(folder) / f"{workers}-{number}.parquet"
                 on = ("--workers", workers, "--ray-address", cluster.address)
-                found[workers].append(summary_of(started(source, model, out, *on)))
+                found[workers].append(summary_of(started(USUAL, source, model, out, *on)))
         answers = [
             pq.read_table(Path(folder) / f"{workers}-0.parquet").drop_columns(DIFFERS_BY_WORKER)
             for workers in (1, 2)
@@ -179,19 +183,19 @@ def kills(workers: int, drivers: int, rows: int, seed: int, record: bool) -> Non
         job = write_job(folder / "job.parquet", rows)
         on = ("--workers", 2, "--ray-address", cluster.address)
         undisturbed = folder / "undisturbed.parquet"
-        summary_of(started(job, MODEL_DIR, undisturbed, *on))
+        summary_of(started(IMPATIENT, job, MODEL_DIR, undisturbed, *on))
         while tally.worker_kills < workers or tally.driver_kills < drivers:
             out = folder / f"{tally.runs}.parquet"
             if tally.worker_kills < workers:
-                process = started(job, MODEL_DIR, out, *on)
+                process = started(IMPATIENT, job, MODEL_DIR, out, *on)
                 tally.worker_kills += killed_workers(
                     process, out, cluster, chance, workers - tally.worker_kills
                 )
             else:
-                process = started(job, MODEL_DIR, out, *on)
+                process = started(IMPATIENT, job, MODEL_DIR, out, *on)
                 while tally.driver_kills < drivers and killed_driver(process, out, chance):
                     tally.driver_kills += 1
-                    process = started(job, MODEL_DIR, out, *on)
+                    process = started(IMPATIENT, job, MODEL_DIR, out, *on)
             summary_of(process)
             compare(undisturbed, out, tally)
             click.echo(f"{asdict(tally)}", err=True)
