@@ -89,10 +89,10 @@ def outcomes(plan: Plan, setting: Setting, division: Division) -> dict[str, Outc
     """What becomes of the plan when it is divided, and with each router."""
     work, workers = division.work, len(division.queues)
     bound, distinct = work.bound_seconds(workers), work.tree.computed_tokens
-    run, node_seconds = simulate(division), plan.cost(setting.cost).node_compute
+    run = simulate(division)
     found = {"divided": Outcome(run.makespan_seconds / bound, run.duplicated_tokens / distinct)}
     for name, router in ROUTERS.items():
-        seconds, tokens = routed(work, node_seconds, router(plan, workers), workers)
+        seconds, tokens = routed(work, router(plan, workers), workers)
         found[name] = Outcome(max(seconds) / bound, tokens / distinct)
     return found
 
@@ -141,7 +141,7 @@ def stolen(division: Division, actual: Work, seed: int) -> tuple[Row, Outcome]:
     workers = len(division.queues)
     speeds = np.random.default_rng(seed).uniform(SLOWEST, FASTEST, workers).tolist()
     run = simulate(division, actual, speeds)
-    bound = max(actual.total_seconds / sum(speeds), actual.longest_seconds() / min(speeds))
+    bound = max(actual.total_seconds / sum(speeds), actual.longest_seconds / min(speeds))
     fixed = [
         actual.together_seconds([shard.ranks for shard in queue]) / speed
         for queue, speed in zip(division.queues, speeds, strict=True)

@@ -43,6 +43,7 @@ RESULTS = Path(__file__).with_name("results") / "distributed_real.json"
 LEAST_SPEEDUP, LEAST_SHARING = 1.8, 0.95
 ASKED = ("--dtype", "float32", "--max-tokens", "24", "--ignore-eos")
 DIFFERS_BY_WORKER = ["cached_tokens"]
+STOPPED_EARLY = 75  # the exit code of a run that the same command goes on with
 
 USUAL = ("-m", "batchpipe")
 # Results go to disk at once: what a killed driver has written is then all that it was told.
@@ -186,13 +187,14 @@ def kills(workers: int, drivers: int, rows: int, seed: int, record: bool) -> Non
         summary_of(started(IMPATIENT, job, MODEL_DIR, undisturbed, *on))
         while tally.worker_kills < workers or tally.driver_kills < drivers:
             out = folder / f"{tally.runs}.parquet"
+            process = started(IMPATIENT, job, MODEL_DIR, out, *on)
             if tally.worker_kills < workers:
-                process = started(IMPATIENT, job, MODEL_DIR, out, *on)
                 tally.worker_kills += killed_workers(
                     process, out, cluster, chance, workers - tally.worker_kills
                 )
+                if process.wait() == STOPPED_EARLY:  # too often, before a new one was ready
+                    process = started(IMPATIENT, job, MODEL_DIR, out, *on)
             else:
-                process = started(IMPATIENT, job, MODEL_DIR, out, *on)
                 while tally.driver_kills < drivers and killed_driver(process, out, chance):
                     tally.driver_kills += 1
                     process = started(IMPATIENT, job, MODEL_DIR, out, *on)

@@ -49,9 +49,7 @@ ROUTERS: dict[str, Callable[[Plan, int], WorkerOfRank]] = {
 }
 
 
-def routed(
-    work: Work, node_seconds: npt.NDArray[np.float64], worker_of: WorkerOfRank, workers: int
-) -> tuple[list[float], int]:
+def routed(work: Work, worker_of: WorkerOfRank, workers: int) -> tuple[list[float], int]:
     """Seconds of each worker, and prompt tokens that are computed more than once.
 
     As kind as can be: a worker computes each node that it needs once, whatever its memory.
@@ -64,6 +62,6 @@ def routed(
         mine = worker_of == worker
         before = np.append(0, np.cumsum(mine))
         needed = before[tree.last] > before[tree.first]
-        seconds.append(float(tail_seconds[mine].sum() + node_seconds[needed].sum()))
+        seconds.append(float(tail_seconds[mine].sum() + work.node_seconds[needed].sum()))
         tokens += int(tail_tokens[mine].sum() + node_tokens[needed].sum())
     return seconds, tokens - tree.computed_tokens

@@ -7,7 +7,7 @@ between two shards costs the nodes that lie on both sides of it. Knows nothing o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -56,6 +56,10 @@ class Sums:
         own = self.alone[last] - self.alone[first]
         return (own + self.begun[last] - self.begun[first]).item()  # type: ignore[no-any-return]
 
+    def each(self) -> Amounts:  # [prompts]
+        """Of every prompt with every node above it."""
+        return np.diff(self.alone) + self.begun[1:] - self.ended[:-1]
+
     def crossing(self) -> Amounts:  # [prompts + 1]
         """The nodes on both sides of each border: what a cut there makes double."""
         return self.begun - self.ended
@@ -72,6 +76,8 @@ class Work:
     tree: PrefixTree
     place: Int32s  # of each rank in the plan's order  # [prompts]
     seconds: Sums
+    node_seconds: Amounts  # of each node once  # [nodes]
+    longest_seconds: float  # of the heaviest prompt alone, which no cut makes lighter
     tokens: Sums  # of prompts, to be computed
     crossing_seconds: npt.NDArray[np.float64]  # of the nodes on both sides  # [prompts + 1]
     crossing_tokens: npt.NDArray[np.int64]  # [prompts + 1]
@@ -84,15 +90,9 @@ class Work:
         """Of one worker that does everything."""
         return self.seconds.of(0, len(self))
 
-    def longest_seconds(self) -> float:
-        """Of the heaviest prompt alone, which no cut makes lighter."""
-        sums = self.seconds
-        alone = np.diff(sums.alone) + sums.begun[1:] - sums.ended[:-1]
-        return float(alone.max(initial=0.0))
-
     def bound_seconds(self, workers: int) -> float:
         """No division over equal workers ends sooner: an equal part, or the heaviest prompt."""
-        return max(self.total_seconds / workers, self.longest_seconds())
+        return max(self.total_seconds / workers, self.longest_seconds)
 
     def prompts(self, first: int, last: int) -> Int32s:
         """The prompts at these ranks in the plan's order, as indices into the plan."""
@@ -125,20 +125,14 @@ class Work:
 
 def work_of(plan: Plan, setting: Setting | None) -> Work:
     """The work of a plan, with its expected answers; relative seconds without a setting."""
-    job = plan.ordering(None if setting is None else setting.cost)
     if setting is None:
-        return measured(job, plan.order)
-    cost, share = job.cost, _steps_share(setting)
-    shared = np.empty_like(job.prompt_tokens)  # keys that each decode reads and others too
-    shared[job.tree.order] = job.tree.tail_start
-    pairs = shared * job.output_tokens
-    cost = replace(
-        cost,
-        compute=cost.compute + pairs * setting.cost.pair_seconds,
-        own_memory=cost.own_memory * share,
-        node_memory=cost.node_memory * share,
+        return measured(plan.ordering(None), plan.order)
+    return measured(
+        plan.ordering(setting.cost),
+        plan.order,
+        pair_seconds=setting.cost.pair_seconds,
+        steps_share=_steps_share(setting),
     )
-    return measured(replace(job, cost=cost), plan.order)
 
 
 def _steps_share(setting: Setting) -> float:
@@ -152,15 +146,34 @@ def _steps_share(setting: Setting) -> float:
     return 1 + (cost.fixed_seconds + cost.weights_seconds(1)) / keys_seconds
 
 
-def measured(job: Ordering, order: Order) -> Work:
-    """The work of these prompts, admitted in this order."""
+def measured(
+    job: Ordering, order: Order, *, pair_seconds: float = 0.0, steps_share: float = 1.0
+) -> Work:
+    """The work of these prompts, admitted in this order.
+
+    Args:
+        pair_seconds: of a decode against one key that others read too
+        steps_share: of a decoding step over the reading of its keys
+    """
     tree, cost = job.tree, job.cost
-    prompt_seconds = (cost.compute + cost.own_memory)[tree.order]
+    compute, answers = cost.compute[tree.order], job.output_tokens[tree.order]
+    own_seconds = compute + steps_share * cost.own_memory[tree.order]
+    own_seconds = own_seconds + pair_seconds * tree.tail_start.astype(np.int64) * answers
+    node_seconds = cost.node_compute + steps_share * cost.node_memory
+    above = Sums.over(tree, compute, cost.node_compute).each()
+    seconds = Sums.over(tree, own_seconds, node_seconds)
     tails = job.prompt_tokens[tree.order] - tree.tail_start
-    place = np.empty(len(tree.order), dtype=np.int32)
-    place[order.prompts] = np.arange(len(order.prompts), dtype=np.int32)
-    seconds = Sums.over(tree, prompt_seconds, cost.node_compute + cost.node_memory)
     tokens = Sums.over(tree, tails, (tree.end - tree.start).astype(np.int64))
     crossing_tokens = tokens.crossing().astype(np.int64)
-    crossing_seconds = np.where(crossing_tokens > 0, seconds.crossing(), 0.0)  # no rounding left
-    return Work(tree, place[tree.order], seconds, tokens, crossing_seconds, crossing_tokens)
+    place = np.empty(len(tree.order), dtype=np.int32)
+    place[order.prompts] = np.arange(len(order.prompts), dtype=np.int32)
+    return Work(
+        tree=tree,
+        place=place[tree.order],
+        seconds=seconds,
+        node_seconds=node_seconds,
+        longest_seconds=float((above + steps_share * cost.memory[tree.order]).max(initial=0.0)),
+        tokens=tokens,
+        crossing_seconds=np.where(crossing_tokens > 0, seconds.crossing(), 0.0),  # none by rounding
+        crossing_tokens=crossing_tokens,
+    )

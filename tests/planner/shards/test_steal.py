@@ -87,7 +87,7 @@ def test_stealing_evens_out_speeds(seed: int) -> None:
     speeds = np.random.default_rng(seed).uniform(0.5, 2, 4).tolist()
     work = work_for(mixed_job(seed, 800))
     run = simulate(divide(work, 4), speeds=speeds)
-    bound = max(work.total_seconds / sum(speeds), work.longest_seconds() / min(speeds))
+    bound = max(work.total_seconds / sum(speeds), work.longest_seconds / min(speeds))
     assert run.makespan_seconds <= 1.2 * bound
     assert run.duplicated_tokens <= 0.05 * work.tree.computed_tokens
 
