@@ -92,13 +92,6 @@ ENGINE_OPTIONS = (
         "--ray-address",
         help="The Ray cluster of --workers: auto, or host:port [default: one on this machine].",
     ),
-    click.option(
-        "--tensor-parallel",
-        type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        help="Devices of a machine that share one model, for one that is too large for each.",
-    ),
 )
 
 JOB_OPTIONS = (
@@ -115,6 +108,13 @@ JOB_OPTIONS = (
     click.option("--kv-memory", default="auto", show_default=True, help="Memory for KV, e.g. 4GB."),
     *DTYPE_OPTIONS,
     DEVICE_OPTION,
+    click.option(
+        "--tensor-parallel",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Devices of a machine that share one model, for one that is too large for each.",
+    ),
     click.option(
         "--on-too-long",
         type=click.Choice(ON_TOO_LONG),

@@ -41,6 +41,7 @@ class JobOptions:
     dtype: str = "auto"
     quantize: str | None = None  # one of `QUANTIZE`; None leaves the weights as they are
     device: str = "auto"
+    tensor_parallel: int = 1  # devices of a machine that share the model
     on_too_long: str = "error"
     revision: str | None = None
     trust_remote_code: bool = False
@@ -78,7 +79,6 @@ class RunOptions:
     budget_cost: float | None = None
     workers: int | None = None  # Ray actors with a model each; None: this process
     ray_address: str | None = None  # None: Ray starts on this machine for the run
-    tensor_parallel: int = 1  # devices that share one model
 
 
 @dataclass(frozen=True, slots=True)

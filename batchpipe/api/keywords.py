@@ -43,6 +43,7 @@ class ModelKeywords(TypedDict, total=False):
 
     dtype: str
     device: str
+    tensor_parallel: int
     kv_memory: str | int
     max_model_len: int | None
     quantize: str | None
@@ -62,7 +63,6 @@ class EngineKeywords(TypedDict, total=False):
     concurrency: int | None
     workers: int | None
     ray_address: str | None
-    tensor_parallel: int
 
 
 class JobKeywords(SamplingKeywords, ModelKeywords, total=False):

@@ -36,6 +36,12 @@ from batchpipe.job.plan_job import (
     target_of,
 )
 from batchpipe.job.prepare import Job, open_job, prepare
+from batchpipe.job.tensor_parallel import (
+    check_devices,
+    check_divisible,
+    check_sharing,
+    cuda_devices_here,
+)
 from batchpipe.job.trace_job import bare_language, prepare_trace, reads_as_trace
 from batchpipe.journal.folder import open_folder
 from batchpipe.journal.status import read_run
@@ -160,11 +166,13 @@ def _prepared(
     target = target_of(
         options,
         config,
-        device="cuda" if options.device == "cuda" else "cpu",
+        device=planned_device(options),
         dtype=planned_dtype(options.dtype, language),
         step_tokens=asked.step_tokens,
         elsewhere=True,
     )
+    if options.tensor_parallel > 1:
+        check_divisible(options, config, target.cost.shape)
     if options.quantize == "float8" and target.cost.machine.device == "cpu":
         raise ConfigError(
             "--quantize float8 needs a Hopper GPU (H100, H200) or newer; choose int8 or int4, or "
@@ -176,6 +184,19 @@ def _prepared(
     if traced:
         return prepare_trace(options, source, language), language, target
     return prepare(options, source, template, language, asking=asking), language, target
+
+
+def planned_device(options: JobOptions) -> str:
+    """The kind of device that a plan is for where no machine is named: a GPU if one is asked for.
+
+    Raises:
+        ConfigError: several are to share the model, and cannot
+    """
+    check_sharing(options)
+    if options.tensor_parallel > 1 and options.device == "auto" and options.machine is None:
+        check_devices(options, cuda_devices_here())
+        return "cuda"
+    return "cuda" if options.device == "cuda" else "cpu"
 
 
 def planned_dtype(wanted: str, language: Language) -> str:

@@ -25,6 +25,7 @@ WITHOUT_EFFECT = (
     "kv_memory",
     "order",
     "device",
+    "tensor_parallel",
     "trust_remote_code",
     "speculate",
     "machine",

@@ -49,9 +49,8 @@ def target_of(
     dtype: str,
     step_tokens: int | None = None,
     elsewhere: bool = False,
-    devices: int = 1,
 ) -> Target:
-    """This machine, by its calibrated profile where it has one; so many of its devices as one.
+    """This machine, by its calibrated profile where it has one; devices that share a model as one.
 
     ``elsewhere`` plans for the memory of the machine that ``--machine`` names instead.
 
@@ -66,15 +65,16 @@ def target_of(
         device=device,
         quantize=options.quantize,
     )
-    if device == "cuda":  # processes on a CPU share what there is
-        machine = machine.times(devices)
-    cost = StepCost(shape, machine, dtype)
-    if elsewhere and options.machine is not None:
+    is_elsewhere = elsewhere and options.machine is not None
+    if is_elsewhere:
         device = machine.device
-        if options.kv_memory == "auto":
-            own_blocks = blocks_on(machine, shape, dtype)
-            return Target(cost, own_blocks, step_tokens or STEP_TOKENS[device])
-    kv_blocks = kv_blocks_before_loading(options, shape, device, dtype)
+    if device == "cuda":  # processes on a CPU share what there is
+        machine = machine.times(options.tensor_parallel)
+    if is_elsewhere and options.kv_memory == "auto":
+        kv_blocks: int | None = blocks_on(machine, shape, dtype)
+    else:
+        kv_blocks = kv_blocks_before_loading(options, shape, device, dtype)
+    cost = StepCost(shape, machine, dtype)
     return Target(cost, kv_blocks, step_tokens or STEP_TOKENS[device])
 
 

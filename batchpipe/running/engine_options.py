@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from batchpipe.config import ENGINES, JobOptions, RunOptions
 from batchpipe.errors import ConfigError
+from batchpipe.job.tensor_parallel import check_devices, check_sharing
 
 OF_A_SERVER = ("base_url", "served_model", "api_key_env", "concurrency")
 OF_OUR_OWN = ("device", "quantize", "speculate", "machine")
@@ -38,7 +39,9 @@ def check_engine_options(options: JobOptions, run_options: RunOptions) -> None:
         value = _given(name, options, run_options)
         if value is not None:
             raise ConfigError(f"--{name.replace('_', '-')} {value} {why}; leave it out")
-    _check_tensor_parallel(options, run_options)
+    check_sharing(options)
+    if options.tensor_parallel > 1 and run_options.workers is None:
+        check_devices(options, _cuda_devices())
     _check_workers(options, run_options)
     if options.engine == "openai":
         _check_server(options)
@@ -78,42 +81,10 @@ def api_key(options: JobOptions) -> str | None:
     return key
 
 
-def _check_tensor_parallel(options: JobOptions, run_options: RunOptions) -> None:
-    """The devices that are to share a model are there, and it can be shared."""
-    wanted = run_options.tensor_parallel
-    if wanted == 1:
-        return
-    asked = f"--tensor-parallel {wanted}"
-    if options.engine != ENGINES[0]:
-        raise ConfigError(
-            f"{asked} is of --engine {ENGINES[0]} alone; a server is started with it, such as "
-            f"vllm serve --tensor-parallel-size {wanted}"
-        )
-    if options.quantize is not None:
-        raise ConfigError(
-            f"{asked}: --quantize {options.quantize} rounds weights that are whole on one device; "
-            f"leave one of the two out"
-        )
-    if run_options.workers is None:
-        _check_devices(asked, wanted, options.device)
-
-
-def _check_devices(asked: str, wanted: int, device: str) -> None:
+def _cuda_devices() -> int:
     from torch import cuda  # loaded only where devices are counted
 
-    found = cuda.device_count()
-    if device == "cpu":
-        if found:  # transformers divides over these, whatever is asked
-            raise ConfigError(
-                f"{asked} --device cpu: hide this machine's CUDA devices, CUDA_VISIBLE_DEVICES="
-            )
-        return
-    if found < wanted:
-        here = f"{found} CUDA device{'' if found == 1 else 's'}" if found else "no CUDA device"
-        raise ConfigError(
-            f"{asked}: this machine has {here}; --quantize makes a model smaller, and a server "
-            f"that has the devices is asked by --engine openai"
-        )
+    return int(cuda.device_count())
 
 
 def _check_workers(options: JobOptions, run_options: RunOptions) -> None:

@@ -199,7 +199,7 @@ def open_live(
     grammars = compiled(constraints, language)
     model: Any = backend.model
     if model is None:
-        model = loaded_model(options, language.config, backend.device, target.cost, backend.ranks)
+        model = loaded_model(options, language.config, backend.device, target.cost)
     blocks = target.kv_blocks
     if blocks is None:
         free = free_beside(model, backend.device)

@@ -14,7 +14,6 @@ from batchpipe.engine.engine import Engine
 from batchpipe.engine.faults import first_line, is_device_lost, is_out_of_memory
 from batchpipe.engine.model import Decoder, bind, choose_device, load_model, refuse_by_class
 from batchpipe.engine.quantized import check_quantizable
-from batchpipe.engine.ranks.divisible import check_divisible
 from batchpipe.engine.ranks.shared_model import SharedModel, load_shared
 from batchpipe.engine.self_check import check_attention
 from batchpipe.errors import ConfigError, DeviceLost
@@ -24,6 +23,7 @@ from batchpipe.job.kv_memory import CUDA_SHARE, blocks_for_all, blocks_in, free_
 from batchpipe.job.language import Language
 from batchpipe.job.plan_job import Target, alone_blocks, plan_job, setting_facts, target_of
 from batchpipe.job.prepare import Job
+from batchpipe.job.tensor_parallel import check_divisible, check_installed
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS
 from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.plan import Plan
@@ -40,14 +40,13 @@ if TYPE_CHECKING:  # it needs a package that not everybody has
 
 @dataclass(frozen=True, slots=True)
 class OwnBackend:
-    """The model in this process, on one device."""
+    """The model in this process, on one device or several."""
 
     options: JobOptions
     device: torch.device
     step_tokens: int | None
     context: int | None = None
     model: Any = None  # that stays loaded between plans; None: each plan loads it
-    ranks: int = 1  # devices that share the model
 
     def computing(self, config: Any) -> tuple[str, str | None]:
         """The device or server of the options, and the dtype where it is known."""
@@ -72,10 +71,10 @@ class OwnBackend:
             device=self.device.type,
             dtype=dtype,
             step_tokens=self.step_tokens,
-            devices=self.ranks,
         )
-        if self.ranks > 1:
-            check_divisible(options.model, config, target.cost.shape, self.ranks)
+        if options.tensor_parallel > 1:
+            check_installed(options)
+            check_divisible(options, config, target.cost.shape)
         return target
 
     def loaded(self, language: Language, dtype: str | None) -> OwnBackend:
@@ -86,7 +85,7 @@ class OwnBackend:
             DeviceLost: the device fails for good
         """
         cost = self.target(language, dtype).cost
-        model = loaded_model(self.options, language.config, self.device, cost, self.ranks)
+        model = loaded_model(self.options, language.config, self.device, cost)
         return replace(self, model=model)
 
     def open(self, job: Job, plan: Plan, language: Language, target: Target | None) -> Opened:
@@ -104,7 +103,7 @@ class OwnBackend:
         forms = compiled(_constraints(plan), language)  # in the background, while the weights load
         model = self.model
         if model is None:
-            model = loaded_model(options, language.config, self.device, cost, self.ranks)
+            model = loaded_model(options, language.config, self.device, cost)
         if target.kv_blocks is None:
             free = blocks_in(free_beside(model, self.device), cost.shape, cost.dtype)
             target = replace(target, kv_blocks=free)
@@ -147,12 +146,7 @@ def connect(options: JobOptions, run_options: RunOptions) -> Backend:
         ConfigError: it is not, or cannot
     """
     check_own_form(options.sampling)
-    return OwnBackend(
-        options,
-        choose_device(options.device),
-        run_options.step_tokens,
-        ranks=run_options.tensor_parallel,
-    )
+    return OwnBackend(options, choose_device(options.device), run_options.step_tokens)
 
 
 class _Replanned:
@@ -196,12 +190,10 @@ def _constraints(plan: Plan) -> list[Constraint]:
     return [each.constraint for each in in_order if each.constraint is not None]
 
 
-def loaded_model(
-    options: JobOptions, config: Any, device: torch.device, cost: StepCost, ranks: int = 1
-) -> Any:
+def loaded_model(options: JobOptions, config: Any, device: torch.device, cost: StepCost) -> Any:
     """The model on its device in the cost's dtype, checked against its own attention.
 
-    With several ranks it is a `SharedModel` on as many devices.
+    Where several devices share it, it is a `SharedModel`.
 
     Raises:
         ConfigError: the device has no room for it
@@ -209,14 +201,14 @@ def loaded_model(
     """
     name, revision, trusted = options.model, options.revision, options.trust_remote_code
     try:
-        if ranks > 1:
+        if options.tensor_parallel > 1:
             return load_shared(
                 name,
                 config,
                 cost.shape,
                 dtype=cost.dtype,
                 device=device.type,
-                ranks=ranks,
+                ranks=options.tensor_parallel,
                 revision=revision,
                 trust_remote_code=trusted,
             )

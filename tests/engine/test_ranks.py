@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,15 +11,16 @@ import pytest
 import torch
 from oracle import assert_same_tokens, greedy_reference
 from test_against_generate import mixed_prompts
-from tiny_models import EOS_TOKEN_ID
-from transformers import AutoConfig
+from tiny_models import EOS_TOKEN_ID, TINY_MODELS
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from batchpipe.config import JobOptions
 from batchpipe.engine.engine import Engine
-from batchpipe.engine.ranks import divisible
 from batchpipe.engine.ranks.orders import Logits, NextSlice, packed, unpacked
 from batchpipe.engine.ranks.shared_model import load_shared
 from batchpipe.engine.token_batch import form
 from batchpipe.errors import ConfigError
+from batchpipe.job import tensor_parallel
 from batchpipe.planner.kv_ledger import KVLedger
 from batchpipe.planner.machine.model_shape import ModelShape
 from batchpipe.planner.planning import make_plan
@@ -57,12 +59,27 @@ def test_a_divided_model_answers_as_generate(tiny_model: Model) -> None:
 
 
 def test_without_accelerate_the_line_that_installs_it_is_told(
-    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(divisible, "find_spec", lambda _name: None)
-    config = AutoConfig.from_pretrained(tiny_model("llama"))
+    monkeypatch.setattr(tensor_parallel, "find_spec", lambda _name: None)
     with pytest.raises(ConfigError, match=r"pip install 'batchpipe\[tensor-parallel\]'"):
-        divisible.check_divisible("m", config, ModelShape.from_config(config), 2)
+        tensor_parallel.check_installed(JobOptions("in.jsonl", "m", tensor_parallel=2))
+
+
+@pytest.mark.parametrize("name", TINY_MODELS)
+def test_the_configuration_alone_tells_what_the_model_would(name: str) -> None:
+    config = TINY_MODELS[name]()
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    divided = {
+        place.rpartition(".")[2] for place, style in model._tp_plan.items() if style == "colwise"
+    }
+    options = JobOptions("in.jsonl", "m", tensor_parallel=2)
+    told = contextlib.nullcontext()
+    if divided.isdisjoint(tensor_parallel.KEY_PROJECTIONS):
+        told = pytest.raises(ConfigError, match="--tensor-parallel 2: transformers")
+    with told:
+        tensor_parallel.check_divisible(options, config, ModelShape.from_config(config))
 
 
 def test_a_batch_goes_through_the_pipe_unchanged_but_for_who_draws() -> None:

@@ -47,7 +47,6 @@ class RayBackend:
     cluster: Cluster
     step_tokens: int | None
     context: int | None = None
-    ranks: int = 1  # devices of each worker that share a model
 
     @property
     def worker_options(self) -> JobOptions:
@@ -71,8 +70,7 @@ class RayBackend:
             ConfigError: our engine cannot run this model, or not with its weights as asked
         """
         device = torch.device(self.slot.device)
-        one = OwnBackend(self.options, device, self.step_tokens, ranks=self.ranks)
-        target = one.target(language, dtype)
+        target = OwnBackend(self.options, device, self.step_tokens).target(language, dtype)
         if self.options.kv_memory != "auto" or target.kv_blocks is None:
             return target
         return replace(target, kv_blocks=max(1, target.kv_blocks // self.slot.neighbours))
@@ -118,7 +116,6 @@ class RayBackend:
             most_blocks=blocks_for_all(plan) + SPARE_BLOCKS,
             constraints=constraints,
             groups=max(1, len(plan.group_keys)),
-            ranks=self.ranks,
         )
 
     def _facts(self, target: Target, division: Division) -> Mapping[str, object]:
@@ -148,13 +145,11 @@ def connect(options: JobOptions, run_options: RunOptions) -> Backend:
     assert run_options.workers is not None, "this is a run on workers"
     check_own_form(options.sampling)
     cluster = join(run_options.ray_address)
-    ranks = run_options.tensor_parallel
-    slot = slot_for(cluster.nodes, run_options.workers, options.device, ranks)
+    slot = slot_for(cluster.nodes, run_options.workers, options.device, options.tensor_parallel)
     return RayBackend(
         replace(options, device=slot.device),
         run_options.workers,
         slot,
         cluster,
         run_options.step_tokens or slot.step_tokens,
-        ranks=ranks,
     )

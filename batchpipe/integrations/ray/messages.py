@@ -23,7 +23,6 @@ class Setup:
     most_blocks: int  # of KV that all prompts could use
     constraints: tuple[Constraint, ...]  # of all answers
     groups: int  # of prompts whose answers are alike in length
-    ranks: int = 1  # devices of the worker that share the model
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class Worker:
             language = load_language(setup.options, load_config(setup.options))
             device = choose_device(setup.options.device)
             self._live = open_live(
-                OwnBackend(setup.options, device, setup.step_tokens, ranks=setup.ranks),
+                OwnBackend(setup.options, device, setup.step_tokens),
                 language,
                 setup.dtype,
                 constraints=setup.constraints,
