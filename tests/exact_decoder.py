@@ -46,6 +46,9 @@ class ExactDecoder:
         rows = [self._row(batch, query) for query in batch.sampled.tolist()]
         return torch.from_numpy(np.array(rows, dtype=np.float32).reshape(-1, VOCAB))
 
+    def close(self) -> None:
+        """Nothing has to be given back."""
+
     def _row(self, batch: TokenBatch, query: int) -> np.ndarray:
         last = int(batch.layout.positions[query])
         context: dict[int, int] = {}

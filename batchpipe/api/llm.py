@@ -44,6 +44,8 @@ class LLM:
         model: hub id or local directory
         dtype: auto, float32, bfloat16 or float16
         device: auto, cpu or cuda
+        tensor_parallel: devices of this machine that share the model, for one that is too large for
+            each; several LLMs at once that are shared are so by equally many
         kv_memory: for keys and values, such as ``"4GB"``; auto takes what a call needs
         quantize: int8, int4 or float8 round the weights as they load
         seed: with a prompt's place in its list it names the prompt's random numbers
@@ -59,6 +61,7 @@ class LLM:
     Raises:
         ConfigError: an option is wrong, or the model is not there or has no room
         UnsupportedModelError: the model cannot be served
+        DeviceLost: a device fails, here or in a later call: only a new LLM answers
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class LLM:
         *,
         dtype: str = "auto",
         device: str = "auto",
+        tensor_parallel: int = 1,
         kv_memory: str | int = "auto",
         quantize: str | None = None,
         seed: int = 0,
@@ -85,6 +89,7 @@ class LLM:
             "model": model,
             "dtype": dtype,
             "device": device,
+            "tensor_parallel": tensor_parallel,
             "kv_memory": kv_memory,
             "quantize": quantize,
             "seed": seed,

@@ -14,13 +14,16 @@ from batchpipe.api.sentences import python_words
 from batchpipe.config import JobOptions, RunOptions
 from batchpipe.engine.device_memory import return_device_memory
 from batchpipe.engine.host_memory import return_freed_memory
-from batchpipe.errors import BatchpipeError, ConfigError
+from batchpipe.errors import GOES_ON, BatchpipeError, ConfigError, DeviceLost
 from batchpipe.job.collection import collection_paused
 from batchpipe.job.language import Language, load_config, load_language
 from batchpipe.running.engines import computing, connect
 
 if TYPE_CHECKING:
     from batchpipe.running.own_engine import OwnBackend  # torch
+
+
+NEW_ONE = "make a new LLM, and give it the same call"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +84,8 @@ class Held:
             try:
                 yield self._loaded
             except (KeyboardInterrupt, BatchpipeError) as error:
+                if isinstance(error, DeviceLost):  # with or without a disk, this LLM does not
+                    error.args = (str(error).replace(GOES_ON, NEW_ONE),)
                 # Who keeps the traceback, as a notebook does, must not keep the KV memory with it.
                 traceback.clear_frames(error.__traceback__)
                 raise

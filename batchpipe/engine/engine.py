@@ -157,7 +157,8 @@ class Engine:
             self._measuring = known.grown(plan)
 
     def close(self) -> None:
-        """Nothing is prepared for steps to come."""
+        """Nothing is prepared for steps to come, and none will be taken."""
+        self.decoder.close()
         if self._masks is not None:
             self._masks.close()
 

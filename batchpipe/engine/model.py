@@ -41,6 +41,9 @@ class Others(Protocol):
     def together(self, order: Order) -> AbstractContextManager[None]:
         """They carry it out while this process does the same within."""
 
+    def unbind(self) -> None:
+        """They have no KV for it any more."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoder:
@@ -68,6 +71,11 @@ class Decoder:
             with self._together(NextSlice()), computing_once(self.model, body):
                 logits = self._logits(batch, batch.sampled[start : start + rows])
             yield logits
+
+    def close(self) -> None:
+        """Other ranks have no KV any more; here it goes with its last reference."""
+        if self.others is not None:
+            self.others.unbind()
 
     def _together(self, order: Order) -> AbstractContextManager[None]:
         return nullcontext() if self.others is None else self.others.together(order)

@@ -16,7 +16,7 @@ import torch
 from batchpipe.engine.faults import first_line, is_device_lost, is_out_of_memory
 from batchpipe.engine.logprobs import Logprobs
 from batchpipe.engine.model import Decoder
-from batchpipe.errors import DeviceLost, OutOfMemory
+from batchpipe.errors import GOES_ON, DeviceLost, OutOfMemory
 from batchpipe.planner.schedule.segment import Chunk, Sequence
 
 
@@ -60,8 +60,7 @@ class Pieces:
             if not is_device_lost(error):
                 raise
             raise DeviceLost(
-                f"device {self._decoder.device} is lost ({first_line(error)}); "
-                f"the same command goes on from what is on disk"
+                f"device {self._decoder.device} is lost ({first_line(error)}); {GOES_ON}"
             ) from error
         return drawn
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from batchpipe.config import JobOptions
 from batchpipe.engine.engine import Engine
-from batchpipe.engine.ranks.orders import Logits, NextSlice, packed, unpacked
+from batchpipe.engine.ranks.orders import Logits, NextSlice, Told, packed, unpacked
 from batchpipe.engine.ranks.shared_model import load_shared
 from batchpipe.engine.token_batch import form
 from batchpipe.errors import ConfigError
@@ -89,7 +89,9 @@ def test_a_batch_goes_through_the_pipe_unchanged_but_for_who_draws() -> None:
     assert step is not None
     cpu = torch.device("cpu")
     batch = form(step.all_chunks(), cpu)
-    told = unpacked(packed(Logits(batch)), cpu).batch
+    message = unpacked(packed(Told(3, Logits(batch))), cpu)
+    told = message.order.batch
+    assert message.model == 3
     assert told.sequences == ()
     for before, after in ((batch, told), (batch.last_layer, told.last_layer)):
         assert (before is None) == (after is None)
@@ -101,4 +103,4 @@ def test_a_batch_goes_through_the_pipe_unchanged_but_for_who_draws() -> None:
     for mine, its in zip(ours.shared, theirs.shared, strict=True):
         assert (mine.run, mine.read.query_start) == (its.run, its.read.query_start)
         assert torch.equal(mine.read.slots, its.read.slots)
-    assert unpacked(packed(NextSlice()), cpu) == NextSlice()
+    assert unpacked(packed(Told(0, NextSlice())), cpu).order == NextSlice()

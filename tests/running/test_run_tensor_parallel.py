@@ -13,6 +13,8 @@ from harness import Row, call, ended, read, spawn, write_lines
 from other_ranks import is_there, ranks_of
 from struck_runs import parts_of, wait_until
 
+from batchpipe.engine.ranks import other
+
 ASKED = ("--ignore-eos", "--kv-memory", "20MB", "--device", "cpu", "--json")
 SHARED = ("--tensor-parallel", 2)
 
@@ -102,6 +104,18 @@ def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(
     assert again.code == 0, again.err
     assert [row["outputs"] for row in read(out)] == [row["outputs"] for row in read(alone)]
     assert not ranks_of(os.getpid())
+
+
+@pytest.mark.parametrize("order", ["Meet", "Load", "Bind", "Logits"])
+def test_nobody_waits_for_a_rank_that_dies_on_the_way(
+    tiny_model: Model, job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    monkeypatch.setattr(other, "MODULE", "dying_rank")
+    monkeypatch.setenv("DIES_AT", order)
+    ran = call(*arguments(job, tiny_model("llama"), tmp_path / "out.jsonl", *SHARED))
+    assert ran.code == 75, ran.err
+    assert "rank 1 of 2, which holds its part of the model, ended (signal 9)" in ran.sentence
+    assert not torch.distributed.is_initialized()
 
 
 @pytest.mark.parametrize(

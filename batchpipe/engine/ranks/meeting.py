@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
@@ -81,14 +82,20 @@ def met(rank: int, ranks: int, store: TCPStore, device: torch.device) -> None:
     """All ranks are here, in the group that transformers divides a model over."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group(
-        BACKENDS[device.type],
-        store=store,
-        rank=rank,
-        world_size=ranks,
-        timeout=PATIENCE,
-        device_id=device if device.type == "cuda" else None,
-    )
+    world = distributed.distributed_c10d._world
+    groups = world.group_count  # by which the ranks call the next one
+    try:
+        distributed.init_process_group(
+            BACKENDS[device.type],
+            store=store,
+            rank=rank,
+            world_size=ranks,
+            timeout=PATIENCE,
+            device_id=device if device.type == "cuda" else None,
+        )
+    except RuntimeError:  # a process that tries again would wait for ranks by another name
+        world.group_count = groups
+        raise
 
 
 def parted() -> None:
@@ -97,10 +104,26 @@ def parted() -> None:
         distributed.destroy_process_group()
 
 
-def broken_off() -> None:
+def broken_off(port: int) -> None:
     """Nobody waits any more for a rank that has ended: what was under way comes to nothing.
 
-    gloo sees by itself that the other end has gone. NCCL, between devices of one machine, does not.
+    Who waits at the meeting place, for one that has not come yet, is told by its lines going dead.
+    Later gloo sees by itself that the other end has gone. NCCL, between devices of one machine,
+    does not.
     """
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError):  # it has been closed meanwhile
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                with socket.socket(fileno=os.dup(int(name))) as line:
+                    if _leads_to(line, port):
+                        line.shutdown(socket.SHUT_RDWR)
     if distributed.is_initialized() and distributed.get_backend() == "nccl":
         distributed.distributed_c10d._abort_process_group()
+
+
+def _leads_to(line: socket.socket, port: int) -> bool:
+    """True for a connection to this port of this machine."""
+    if line.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    host, its_port = line.getpeername()[:2]
+    return its_port == port and host.rpartition(":")[2] == LOOPBACK

@@ -37,7 +37,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """Say how many bytes the device has left for KV."""
+    """Give back the KV, and say how many bytes the device then has left for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,25 @@ class NextSlice:
     """Compute the next of them."""
 
 
-Order = Meet | Load | Free | Bind | Logits | Slices | NextSlice
+@dataclass(frozen=True, slots=True)
+class Unbind:
+    """Give back the KV."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Give back the slice itself."""
+
+
+Order = Meet | Load | Free | Bind | Unbind | Drop | Logits | Slices | NextSlice
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """An order, and the model that it is about."""
+
+    model: int
+    order: Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +103,17 @@ class Failed:
     kind: Literal["memory", "setting", "fault"] = "fault"
 
 
-def packed(message: Order | Done | Failed) -> bytes:
+def packed(message: Told | Done | Failed) -> bytes:
     """The message for a pipe. Who draws behind a batch's tokens is rank 0's affair alone."""
-    if isinstance(message, (Logits, Slices)):
-        message = replace(message, batch=replace(message.batch, sequences=()))
+    if isinstance(message, Told) and isinstance(message.order, (Logits, Slices)):
+        batch = replace(message.order.batch, sequences=())
+        message = replace(message, order=replace(message.order, batch=batch))
     stream = BytesIO()
     _Pickler(stream, pickle.HIGHEST_PROTOCOL).dump(message)
     return stream.getvalue()
 
 
-def unpacked(content: bytes, device: torch.device) -> Any:  # Order | Done | Failed
+def unpacked(content: bytes, device: torch.device) -> Any:  # Told | Done | Failed
     """The message, its tensors on the device."""
     return _Unpickler(BytesIO(content), device).load()
 

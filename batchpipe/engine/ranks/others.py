@@ -2,66 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import Pipe
+from itertools import count
 from typing import NoReturn
 
 import torch
 
 from batchpipe.engine.faults import first_line, is_out_of_memory
-from batchpipe.engine.ranks.meeting import broken_off, environment, met, opened, parted
-from batchpipe.engine.ranks.orders import Done, Failed, Meet, Order, packed, unpacked
-from batchpipe.errors import GOES_ON, ConfigError, DeviceLost, OutOfMemory
-
-MODULE = "batchpipe.engine.ranks.rank"
-CPU = torch.device("cpu")
-END_SECONDS = 5.0  # for a rank to end by itself, and for word of one that has
-
-
-class _Other:
-    """One rank: its process and the pipe to it."""
-
-    def __init__(self, rank: int, ranks: int) -> None:
-        self.rank = rank
-        self.connection, theirs = Pipe()
-        search = os.pathsep.join(path for path in sys.path if path)
-        line = [sys.executable, "-P", "-m", MODULE, str(theirs.fileno())]
-        self.process = subprocess.Popen(  # noqa: S603  a list, and no shell
-            line,
-            stdin=subprocess.DEVNULL,
-            stdout=sys.__stderr__,  # this process's own may be somebody's JSON
-            pass_fds=(theirs.fileno(),),
-            start_new_session=True,  # Ctrl-C is rank 0's, and so is what becomes of it
-            env={**os.environ, **environment(rank, ranks), "PYTHONPATH": search},
-        )
-        theirs.close()  # then its end is the end of the pipe
-
-    def said(self) -> Done | Failed:
-        """Its next word, or that it ended without one."""
-        try:
-            message: Done | Failed = unpacked(self.connection.recv_bytes(), CPU)
-        except (EOFError, OSError):
-            return Failed(self._end())
-        return message
-
-    def _end(self) -> str:
-        with suppress(subprocess.TimeoutExpired):
-            code = self.process.wait(END_SECONDS)
-            return f"signal {-code}" if code < 0 else f"exit code {code}"
-        return "it no longer answers"
+from batchpipe.engine.ranks.meeting import being_rank_0, broken_off, met, opened, parted
+from batchpipe.engine.ranks.orders import Done, Drop, Failed, Meet, Order, Told, packed
+from batchpipe.engine.ranks.other import END_SECONDS, Other
+from batchpipe.errors import GOES_ON, BatchpipeError, ConfigError, DeviceLost, OutOfMemory
 
 
 class OtherRanks:
     """The processes of ranks 1 to ``ranks - 1``, which live as long as this object at most.
 
-    The other end of each one's pipe is held here alone: with this process, killed or not, they end.
+    They have a slice of every model that this process divides, each with a number of its own. The
+    other end of each one's pipe is held here alone: with this process, killed or not, they end.
 
     Raises:
         ConfigError: this process is in a group of torch.distributed already
@@ -69,29 +32,33 @@ class OtherRanks:
     """
 
     def __init__(self, ranks: int, device: torch.device, threads: int) -> None:
-        self.ranks, self._device = ranks, device
+        self.ranks, self.device = ranks, device
+        self.lock = threading.RLock()  # held from an order to what is said of it
+        self.numbers = count()  # for models
+        self.ended: str | None = None  # why, once they have
+        self._gone: deque[int] = deque()  # models, of which they are still to be told
         self._lost, closing = threading.Event(), threading.Event()
         store = opened(ranks)
-        self._others = [_Other(rank, ranks) for rank in range(1, ranks)]
+        self._port = store.port
+        self._others: list[Other] = []
         self._finalizer = weakref.finalize(
             self, _end, self._others, closing, torch.get_num_threads()
         )
         torch.set_num_threads(threads)
+        self._others += [Other(rank, ranks) for rank in range(1, ranks)]
         self.hear()  # each is there: from here on nobody waits for one that cannot start
         for other in self._others:
-            watched = (other.process, closing, self._lost)
-            threading.Thread(target=_watch, args=watched, daemon=True).start()
-        with self.together(Meet(ranks, store.port, device.type, threads)):
+            other.watch(closing, self._lost, self._port)
+        with self.together(next(self.numbers), Meet(ranks, self._port, device.type, threads)):
             met(0, ranks, store, device)
 
-    def tell(self, order: Order) -> None:
+    def tell(self, model: int, order: Order) -> None:
         """Each of them has the order. Raises as `hear` does."""
-        content = packed(order)
-        for other in self._others:
-            try:
-                other.connection.send_bytes(content)
-            except OSError:
-                self._stop(other, other.said())
+        if self.ended is not None:
+            raise DeviceLost(self.ended)
+        while self._gone:
+            self._send(Told(self._gone.popleft(), Drop()))
+        self._send(Told(model, order))
 
     def hear(self) -> list[Done]:
         """What each says of its order, once it has carried it out.
@@ -110,51 +77,98 @@ class OtherRanks:
         return done
 
     @contextmanager
-    def together(self, order: Order) -> Iterator[None]:
+    def together(self, model: int, order: Order) -> Iterator[None]:
         """They carry out the order while this process does its own part within.
 
-        A collective operation that one rank has left cannot be taken back by the others, so even
-        lack of memory ends them all. Raises as `hear` does, or what went wrong here alone.
+        A collective operation that one rank has left cannot be taken back by the others, so
+        whatever goes wrong ends them all. Raises as `hear` does, or what went wrong here alone.
         """
-        self.tell(order)
-        try:
-            yield
-            if self._device.type == "cuda":  # nothing may be read of a collective broken off
-                torch.cuda.synchronize(self._device)
-            if self._lost.is_set():
-                raise RuntimeError("a rank has ended")
-        except (MemoryError, RuntimeError, ConfigError) as error:
-            self._judge(error)
+        with self.lock:
+            self.tell(model, order)
+            try:
+                yield
+                if self.device.type == "cuda":  # nothing may be read of a collective broken off
+                    torch.cuda.synchronize(self.device)
+                if self._lost.is_set():
+                    raise RuntimeError("a rank has ended")
+            except BaseException as error:
+                self._judge(error)
 
-    def close(self) -> None:
+    def drop(self, model: int) -> None:
+        """They give back this model's slices with their next order. Waits for nobody."""
+        self._gone.append(model)
+
+    def close(self, why: str) -> None:
         """None of them is left, and their group is no more."""
+        self.ended = self.ended or why
+        broken_off(self._port)
         self._finalizer()
 
-    def _judge(self, error: Exception) -> NoReturn:
+    def _send(self, told: Told) -> None:
+        content = packed(told)
+        for other in self._others:
+            try:
+                other.connection.send_bytes(content)
+            except OSError:
+                self._stop(other, other.said())
+
+    def _judge(self, error: BaseException) -> NoReturn:
         """Raises what the error here came from: often it only tells that another has ended."""
         if is_out_of_memory(error):
-            broken_off()
-            self.close()
-            raise _out_of_memory(0, first_line(error)) from error
-        self._lost.wait(END_SECONDS)
-        for other in self._others:
-            if other.connection.poll():  # its last word, or the pipe's end
-                self._stop(other, other.said())
-        self.close()
+            told = _out_of_memory(0, first_line(error))
+            self.close(str(told))
+            raise told from error
+        if isinstance(error, Exception):
+            self._lost.wait(END_SECONDS)
+            for other in self._others:
+                if other.connection.poll():  # its last word, or the pipe's end
+                    self._stop(other, other.said())
+        self.close(
+            f"the processes that share the model were ended amid a step "
+            f"({type(error).__name__}); {GOES_ON}"
+        )
         raise error
 
-    def _stop(self, other: _Other, word: Done | Failed) -> NoReturn:
+    def _stop(self, other: Other, word: Done | Failed) -> NoReturn:
         assert isinstance(word, Failed), f"rank {other.rank} has done what it was told: {word}"
-        broken_off()
-        self.close()
-        if word.kind == "memory":
-            raise _out_of_memory(other.rank, word.why)
-        if word.kind == "setting":
-            raise ConfigError(word.why)
-        raise DeviceLost(
+        lost = (
             f"rank {other.rank} of {self.ranks}, which holds its part of the model, ended "
             f"({word.why}); {GOES_ON}"
         )
+        told: BatchpipeError = DeviceLost(lost)
+        if word.kind == "memory":
+            told = _out_of_memory(other.rank, word.why)
+        elif word.kind == "setting":
+            told = ConfigError(word.why)
+        self.close(lost)
+        raise told
+
+
+# torch has one group in a process, so there is one set of other ranks, for all that it divides.
+_here: weakref.WeakValueDictionary[str, OtherRanks] = weakref.WeakValueDictionary()
+_meeting = threading.Lock()
+
+
+def others_here(ranks: int, device: torch.device) -> OtherRanks:
+    """The other ranks that this process has, or new ones.
+
+    Raises:
+        ConfigError: it has a model on another number of devices, or a group of somebody else's
+        DeviceLost: a rank does not start
+    """
+    with _meeting:
+        found = _here.get("others")
+        if found is None or found.ended is not None:
+            with being_rank_0(ranks):
+                found = OtherRanks(ranks, device, max(1, torch.get_num_threads() // ranks))
+            _here["others"] = found
+        if (found.ranks, found.device) != (ranks, device):
+            raise ConfigError(
+                f"--tensor-parallel {ranks}: this process has a model on {found.ranks} devices "
+                f"({found.device.type}), and all that it divides are on the same; give "
+                f"--tensor-parallel {found.ranks}, or close the other first"
+            )
+        return found
 
 
 def _out_of_memory(rank: int, why: str) -> OutOfMemory:
@@ -165,25 +179,13 @@ def _out_of_memory(rank: int, why: str) -> OutOfMemory:
     )
 
 
-def _watch(
-    process: subprocess.Popen[bytes], closing: threading.Event, lost: threading.Event
-) -> None:
-    process.wait()
-    if not closing.is_set():
-        lost.set()
-        broken_off()
-
-
-def _end(others: Sequence[_Other], closing: threading.Event, threads: int) -> None:
+def _end(others: Sequence[Other], closing: threading.Event, threads: int) -> None:
     closing.set()
     for other in others:
         other.connection.close()
     until = time.monotonic() + END_SECONDS
     for other in others:
-        try:
-            other.process.wait(max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            other.process.kill()
-            other.process.wait()
-    parted()
+        other.end(until - time.monotonic())
+    with suppress(RuntimeError):  # of a group of which a rank is gone
+        parted()
     torch.set_num_threads(threads)

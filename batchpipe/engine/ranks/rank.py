@@ -6,6 +6,7 @@ whatever it is doing then.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -20,12 +21,15 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
+from batchpipe.engine.device_memory import return_device_memory
 from batchpipe.engine.faults import first_line, is_out_of_memory
+from batchpipe.engine.host_memory import return_freed_memory
 from batchpipe.engine.model import Decoder, bind
 from batchpipe.engine.ranks.meeting import joined, met
 from batchpipe.engine.ranks.orders import (
     Bind,
     Done,
+    Drop,
     Failed,
     Free,
     Load,
@@ -33,24 +37,26 @@ from batchpipe.engine.ranks.orders import (
     Meet,
     NextSlice,
     Slices,
+    Told,
+    Unbind,
     packed,
     unpacked,
 )
 from batchpipe.engine.ranks.slice import load_slice, rank_device
 from batchpipe.errors import ConfigError
-from batchpipe.planner.machine.model_shape import ModelShape
 
 
-class Rank:
-    """One slice of the model, and what is computed with it."""
+class Slice:
+    """One model's, and what is computed with it."""
 
-    def __init__(self, rank: int) -> None:
-        self.device = torch.device("cpu")
-        self._rank, self._ranks = rank, 1
-        self._model: Any = None
-        self._shape: ModelShape | None = None
+    def __init__(self, load: Load, device: torch.device, ranks: int) -> None:
+        config = AutoConfig.from_pretrained(
+            load.name, revision=load.revision, trust_remote_code=load.trust_remote_code
+        )
+        self._shape = load.shape
+        self._model = load_slice(load, config, device, ranks)
         self._decoder: Decoder | None = None
-        self._slices: Iterator[Tensor] = iter(())
+        self._scores: Iterator[Tensor] = iter(())
 
     def do(self, order: Any) -> Done | None:
         """The order is carried out; what there is to say of it."""
@@ -59,33 +65,63 @@ class Rank:
                 self._bound.logits(batch)
                 return None
             case Slices(batch, most):
-                self._slices = self._bound.some_logits(batch, most)
+                self._scores = self._bound.some_logits(batch, most)
                 return None
             case NextSlice():
-                next(self._slices)
+                next(self._scores)
                 return None
-            case Meet():
-                self._meet(order)
+            case Unbind():
+                self.unbind()
                 return None
-            case Load():
-                config = AutoConfig.from_pretrained(
-                    order.name,
-                    revision=order.revision,
-                    trust_remote_code=order.trust_remote_code,
-                )
-                self._shape = order.shape
-                self._model = load_slice(order, config, self.device, self._ranks)
-                return Done()
             case Free():
-                return Done(torch.cuda.mem_get_info(self.device)[0])
+                self.unbind()
+                return Done(torch.cuda.mem_get_info(self._model.device)[0])
             case Bind(blocks):
                 return Done(blocks if self._bind(blocks) else 0)
         raise AssertionError(f"no rank knows the order {order}")
+
+    def unbind(self) -> None:
+        """Its KV is gone from memory."""
+        self._decoder, self._scores = None, iter(())
+        return_memory()
 
     @property
     def _bound(self) -> Decoder:
         assert self._decoder is not None, "the slice is bound to KV"
         return self._decoder
+
+    def _bind(self, blocks: int) -> bool:
+        self.unbind()
+        try:
+            self._decoder = bind(self._model, self._shape, blocks)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return self._decoder is not None
+
+
+class Rank:
+    """A slice of every model that rank 0 has told it to load, by the model's number."""
+
+    def __init__(self, rank: int) -> None:
+        self.device = torch.device("cpu")
+        self._rank, self._ranks = rank, 1
+        self._slices: dict[int, Slice] = {}
+
+    def do(self, told: Told) -> Done | None:
+        """The order is carried out; what there is to say of it."""
+        match told.order:
+            case Meet():
+                self._meet(told.order)
+                return None
+            case Load():
+                self._slices[told.model] = Slice(told.order, self.device, self._ranks)
+                return Done()
+            case Drop():
+                self._slices.pop(told.model, None)  # it may not have come so far
+                return_memory()
+                return None
+        return self._slices[told.model].do(told.order)
 
     def _meet(self, order: Meet) -> None:
         self._ranks = order.ranks
@@ -94,15 +130,12 @@ class Rank:
         store = joined(order.ranks, order.port)
         met(self._rank, order.ranks, store, self.device)
 
-    def _bind(self, blocks: int) -> bool:
-        assert self._shape is not None, "the slice is loaded"
-        self._decoder, self._slices = None, iter(())
-        try:
-            self._decoder = bind(self._model, self._shape, blocks)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        return self._decoder is not None
+
+def return_memory() -> None:
+    """What nobody holds any more is free for others on this machine."""
+    gc.collect()
+    return_freed_memory()
+    return_device_memory()
 
 
 def follow(connection: Connection, rank: Rank) -> None:

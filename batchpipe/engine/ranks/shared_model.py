@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -10,18 +13,23 @@ import torch
 from batchpipe.engine.faults import is_out_of_memory
 from batchpipe.engine.model import Decoder, bind
 from batchpipe.engine.ranks.meeting import being_rank_0
-from batchpipe.engine.ranks.orders import Bind, Free, Load
-from batchpipe.engine.ranks.others import OtherRanks
+from batchpipe.engine.ranks.orders import Bind, Free, Load, Order, Unbind
+from batchpipe.engine.ranks.others import OtherRanks, others_here
 from batchpipe.engine.ranks.slice import load_slice, rank_device, slice_shape
-from batchpipe.errors import OutOfMemory
+from batchpipe.engine.ranks.undisturbed import undisturbed
+from batchpipe.errors import DeviceLost, OutOfMemory
 from batchpipe.planner.machine.model_shape import ModelShape
 
 
 class SharedModel:
-    """A loaded model of which each rank has a slice. With its last reference the ranks end."""
+    """A loaded model of which each rank has a slice, known there by its number.
 
-    def __init__(self, model: Any, shape: ModelShape, others: OtherRanks) -> None:
-        self._model, self._shape, self._others = model, shape, others
+    With its last reference its slices go, and with the last such model the ranks.
+    """
+
+    def __init__(self, model: Any, shape: ModelShape, others: OtherRanks, number: int) -> None:
+        self._model, self._shape, self._others, self._number = model, shape, others, number
+        weakref.finalize(self, others.drop, number).atexit = False
 
     def bind(self, blocks: int) -> Decoder:
         """The model with its attention bound to so many blocks of fresh KV, on every rank.
@@ -30,23 +38,51 @@ class SharedModel:
             MemoryError: one of the devices has no room for them
             DeviceLost: a rank has ended
         """
-        self._others.tell(Bind(blocks))
         decoder = None
-        try:
-            decoder = bind(self._model, self._shape, blocks)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        if not all(done.answer for done in self._others.hear()) or decoder is None:
+        with self._others.lock:
+            self.tell(Bind(blocks))
+            try:
+                decoder = bind(self._model, self._shape, blocks)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            done = self._others.hear()
+        if not all(each.answer for each in done) or decoder is None:
             raise MemoryError
-        return replace(decoder, others=self._others)
+        return replace(decoder, others=self)
 
     def free_bytes(self) -> int:
         """Bytes that are left on all devices together: as many on each as on the fullest."""
-        self._others.tell(Free())
-        own = torch.cuda.mem_get_info(self._model.device)[0]
-        least = min(own, *(done.answer for done in self._others.hear()))
+        with self._others.lock:
+            self.tell(Free())
+            own = torch.cuda.mem_get_info(self._model.device)[0]
+            least = min(own, *(done.answer for done in self._others.hear()))
         return least * self._others.ranks
+
+    def tell(self, order: Order) -> None:
+        """The other ranks will carry it out with their slices of this model.
+
+        Raises:
+            DeviceLost: one has ended
+        """
+        with self._others.lock:
+            self._others.tell(self._number, order)
+
+    @contextmanager
+    def together(self, order: Order) -> Iterator[None]:
+        """They carry it out while this process does the same within, and nothing stops it amid.
+
+        Raises:
+            OutOfMemory: one has no memory for it
+            DeviceLost: one has ended
+        """
+        with undisturbed(), self._others.together(self._number, order):
+            yield
+
+    def unbind(self) -> None:
+        """No rank but this one has KV for it; nothing where they have ended."""
+        with suppress(DeviceLost):
+            self.tell(Unbind())
 
 
 def load_shared(
@@ -69,12 +105,13 @@ def load_shared(
     """
     load = Load(name, slice_shape(shape, ranks), dtype, revision, trust_remote_code)
     own = rank_device(device, 0)
-    with being_rank_0(ranks):
-        others = OtherRanks(ranks, own, max(1, torch.get_num_threads() // ranks))
-        try:
-            with others.together(load):
+    others = others_here(ranks, own)
+    number = next(others.numbers)
+    try:
+        with others.lock, being_rank_0(ranks):
+            with others.together(number, load):
                 model = load_slice(load, config, own, ranks)
             others.hear()
-        except OutOfMemory as error:
-            raise MemoryError(str(error)) from error
-    return SharedModel(model, load.shape, others)
+    except OutOfMemory as error:
+        raise MemoryError(str(error)) from error
+    return SharedModel(model, load.shape, others, number)
