@@ -10,6 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# The command, whose steps' outcomes go to disk at once: see `harness.IMPATIENT`.
+IMPATIENT_FLOW = """
+import sys
+from batchpipe.workflow.journal import journal
+journal.FLUSH_SECONDS = 0.0
+from batchpipe.cli import main
+main(sys.argv[1:])
+"""
+
 # Stands for a prompt on which a driver or a kernel crashes.
 DEADLY = """
 import os, signal

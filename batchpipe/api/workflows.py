@@ -34,6 +34,7 @@ class WorkflowKeywords(TypedDict, total=False):
     kv_memory: str | int
     dtype: str
     device: str
+    tensor_parallel: int
     workers: int | None
     ray_address: str | None
 

@@ -95,8 +95,9 @@ def _hardware(
     """What is free now, rather than what such machines have."""
     languages = {name: model.language for name, model in found.items()}
     options = {name: model.options for name, model in found.items()}
+    devices = {name: model.device for name, model in found.items()}
     costs = call_costs(checked.flow, checked.graph, measured)
-    hardware = hardware_of(options, languages, costs)
+    hardware = hardware_of(options, devices, languages, costs)
     if not found:
         return hardware
     if workers is not None:

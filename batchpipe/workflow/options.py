@@ -20,6 +20,7 @@ class WorkflowOptions:
     kv_memory: str = "auto"
     dtype: str = "auto"
     device: str = "auto"
+    tensor_parallel: int = 1
     workers: int | None = None  # Ray actors that have the models in memory; None: this process
     ray_address: str | None = None  # None: Ray starts on this machine for the run
 
@@ -30,4 +31,5 @@ class WorkflowOptions:
             "kv_memory": self.kv_memory,
             "dtype": self.dtype,
             "device": self.device,
+            "tensor_parallel": self.tensor_parallel,
         }

@@ -144,6 +144,7 @@ class ModelChoice:
 
     model: str
     options: Mapping[str, Any] = field(default_factory=dict)  # dtype, quantize, kv_memory, seed ...
+    line: int | None = field(default=None, compare=False)  # of the YAML file
 
 
 @dataclass(frozen=True)
@@ -161,3 +162,8 @@ class Flow:
     def by_name(self) -> dict[str, Step]:
         """Each step under its name."""
         return {step.name: step for step in self.steps}
+
+    def model_place(self, name: str) -> str:
+        """How a sentence names one of the models."""
+        line = self.models[name].line
+        return f"model {name} of {self.source}" + (f" (line {line})" if line is not None else "")

@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from batchpipe.rows.words import listed, shown
 from batchpipe.workflow.authoring.names import Fault, meant
 from batchpipe.workflow.authoring.surroundings import database_url, model_choice, shown_columns
 from batchpipe.workflow.authoring.written import KINDS, step_of
-from batchpipe.workflow.steps import Flow, Step
+from batchpipe.workflow.steps import Flow, ModelChoice, Step
 
 try:
     import yaml
@@ -86,13 +87,18 @@ class _File:
         steps = self._object("steps", "steps", top["steps"])
         return Flow(
             steps=tuple(self._step(name, steps[name]) for name in steps),
-            models={n: self._at(f"models.{n}", model_choice, n, models[n]) for n in models},
+            models={name: self._model(name, models[name]) for name in models},
             databases={
                 n: self._at(f"databases.{n}", database_url, n, databases[n]) for n in databases
             },
             output=self._at("output", shown_columns, top.get("output") or ()),
             source=self._source,
         )
+
+    def _model(self, name: str, given: object) -> ModelChoice:
+        at = f"models.{name}"
+        choice: ModelChoice = self._at(at, model_choice, name, given)
+        return replace(choice, line=self._line(at))
 
     def _step(self, name: str, given: object) -> Step:
         at = f"steps.{name}"

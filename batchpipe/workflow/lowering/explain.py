@@ -7,12 +7,16 @@ they think that queries cost.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from batchpipe.config import JobOptions
 from batchpipe.errors import ConfigError
 from batchpipe.explain.layout import as_html, table, time_text
-from batchpipe.job.language import Language, load_config, load_language
+from batchpipe.explain.preview import planned_device
+from batchpipe.job.language import Language, load_config, load_language, shape_of
+from batchpipe.job.tensor_parallel import check_divisible
 from batchpipe.planner.query.estimate import Estimate, together
 from batchpipe.planner.query.explain import explain_query, explain_rules, step_line
 from batchpipe.planner.query.graph import INPUT, Operator
@@ -26,7 +30,7 @@ from batchpipe.workflow.lowering.counting import counted, samples_of
 from batchpipe.workflow.lowering.hardware import hardware_of
 from batchpipe.workflow.lowering.input_columns import input_types
 from batchpipe.workflow.lowering.lower import columns_read, lowered
-from batchpipe.workflow.lowering.model_options import check_models, model_options
+from batchpipe.workflow.lowering.model_options import check_models, model_options, placed
 from batchpipe.workflow.steps import Flow
 
 
@@ -136,12 +140,28 @@ def plan_workflow(
         name: replace(each, machine=machine or each.machine)
         for name, each in model_options(flow).items()
     }
+    devices = _devices(flow, options, languages)
     try:
         costs = call_costs(flow, found.graph)
-        plan = plan_query(found.graph, statistics, hardware_of(options, languages, costs))
+        hardware = hardware_of(options, devices, languages, costs)
+        plan = plan_query(found.graph, statistics, hardware)
     except ValueError as error:
         raise ConfigError(f"{flow.source}: {error}") from error
     return WorkflowPlan(flow.source, len(source), plan.optimised, plan)
+
+
+def _devices(
+    flow: Flow, options: Mapping[str, JobOptions], languages: Mapping[str, Language]
+) -> dict[str, str]:
+    """The kind of device that each model is planned for, which it can be on."""
+    devices: dict[str, str] = {}
+    for name, asked in options.items():
+        with placed(flow, name):
+            devices[name] = planned_device(asked)
+            if asked.tensor_parallel > 1:
+                config = languages[name].config
+                check_divisible(asked, config, shape_of(asked, config))
+    return devices
 
 
 def languages_of(flow: Flow) -> dict[str, Language]:

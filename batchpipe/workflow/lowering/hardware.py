@@ -17,6 +17,7 @@ from batchpipe.planner.query.planning import Hardware
 
 def hardware_of(
     options: Mapping[str, JobOptions],
+    devices: Mapping[str, str],  # their kinds
     languages: Mapping[str, Language],
     call_seconds: Mapping[str, CallSeconds],
 ) -> Hardware:
@@ -31,8 +32,9 @@ def hardware_of(
     for name, asked in options.items():
         language = languages[name]
         dtype = planned_dtype(asked.dtype, language)
-        device = "cuda" if asked.device == "cuda" else "cpu"
-        target = target_of(asked, language.config, device=device, dtype=dtype, elsewhere=True)
+        target = target_of(
+            asked, language.config, device=devices[name], dtype=dtype, elsewhere=True
+        )
         cost = target.cost
         blocks = target.kv_blocks or blocks_on(cost.machine, cost.shape, dtype)
         hosts[name] = ModelHost(cost, blocks * BLOCK_TOKENS, target.step_tokens)
@@ -40,6 +42,8 @@ def hardware_of(
         # No answer is longer than the context, so keys for that many tokens are enough to work.
         tokens = min(language.context, hosts[name].kv_tokens)
         keys = tokens * cost.shape.kv_bytes_per_token(dtype)
-        sizes[name] = ModelSize(weights + keys, load_seconds(weights))
-        device_bytes = max(device_bytes, cost.machine.memory_bytes)
+        # Each of the GPUs that share a model has an equal part; what else is there has the rest.
+        parts = asked.tensor_parallel if cost.machine.device == "cuda" else 1
+        sizes[name] = ModelSize(-(-(weights + keys) // parts), load_seconds(weights))
+        device_bytes = max(device_bytes, cost.machine.memory_bytes // parts)
     return Hardware(hosts, sizes, device_bytes, call_seconds)

@@ -15,9 +15,9 @@ from batchpipe.job.kv_memory import CPU_SHARE, free_bytes
 from batchpipe.job.language import Language, load_config, load_language
 from batchpipe.planner.request import Constraint
 from batchpipe.running.engines import Backend, connect
-from batchpipe.workflow.lowering.model_options import check_models, model_options
+from batchpipe.workflow.lowering.model_options import check_models, model_options, placed
 from batchpipe.workflow.running.residents import LiveModel
-from batchpipe.workflow.steps import Flow, ModelChoice
+from batchpipe.workflow.steps import Flow
 
 CUDA_SHARE = 0.95  # of the free memory; what is left is for the device's own
 CPU_MEMORY_SHARE = 0.8
@@ -72,13 +72,24 @@ def find_models(
     check_models(flow)  # all of them, before a tokenizer loads
     options = model_options(flow)
     run_options = RunOptions(out="", workers=workers, ray_address=ray_address)
-    return {name: _found(job, flow.models[name], run_options) for name, job in options.items()}
+    found: dict[str, FoundModel] = {}
+    for name, each in options.items():
+        step_tokens = flow.models[name].options.get("step_tokens")
+        backend = _connected(flow, name, each, replace(run_options, step_tokens=step_tokens))
+        with placed(flow, name):
+            found[name] = _found(each, backend)
+    return found
 
 
-def _found(options: JobOptions, choice: ModelChoice, run_options: RunOptions) -> FoundModel:
+def _connected(flow: Flow, name: str, options: JobOptions, run_options: RunOptions) -> Backend:
+    if run_options.workers is not None:  # what is wrong with the workers is no model's fault
+        return connect(options, run_options)
+    with placed(flow, name):
+        return connect(options, run_options)
+
+
+def _found(options: JobOptions, backend: Backend) -> FoundModel:
     config = load_config(options)
-    step_tokens = choice.options.get("step_tokens")
-    backend = connect(options, replace(run_options, step_tokens=step_tokens))
     device, dtype = backend.computing(config)
     language = load_language(options, config)
     backend.target(language, dtype)  # what cannot be served is told now

@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 from harness import Row, call, ended, read, spawn, write_lines
-from struck_runs import deadly_model, on, parts_of, wait_until, while_running
+from struck_runs import (
+    IMPATIENT_FLOW,
+    deadly_model,
+    on,
+    parts_of,
+    wait_until,
+    while_running,
+)
 
 import batchpipe as bp
 from batchpipe.integrations.ray.residents import opening
@@ -48,13 +55,6 @@ steps:
 output: {{second: second.output, items: together.items, votes: drawn.votes, last: last.output}}
 """
 
-IMPATIENT = """
-import sys
-from batchpipe.workflow.journal import journal
-journal.FLUSH_SECONDS = 0.0
-from batchpipe.cli import main
-main(sys.argv[1:])
-"""
 WORDS = ["parcel", "refund", "kettle", "letter", "card", "box"]
 
 
@@ -192,7 +192,7 @@ def test_a_killed_driver_leaves_no_worker_and_the_same_command_goes_on(
     workers_of: Workers,
 ) -> None:
     command = arguments(inputs, flow, out, *on(cluster, 2))
-    process = spawn(*command, script=IMPATIENT)
+    process = spawn(*command, script=IMPATIENT_FLOW)
     wait_until(lambda: parts_of(out) or process.poll() is not None)
     process.kill()
     assert ended(process).code == -signal.SIGKILL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -70,13 +71,13 @@ def _hosted(model: FoundModel) -> HostedModel:
 
 
 def _backend(found: Mapping[str, FoundModel]) -> RayBackend:
-    """That of the first model, which joined the cluster; the workers of all are alike."""
-    backends = [model.backend for model in found.values()]
-    first, *others = (each for each in backends if isinstance(each, RayBackend))
-    if any(each.slot != first.slot for each in others):
+    """That of the first model, which joined the cluster; its workers have what the widest needs."""
+    backends = [each for m in found.values() if isinstance(each := m.backend, RayBackend)]
+    first, slots = backends[0], [each.slot for each in backends]
+    if len({slot.device for slot in slots}) > 1:
         devices = {name: model.device for name, model in found.items()}
         raise ConfigError(
             f"--workers {first.workers}: the models are for several kinds of device ({devices}) "
             f"and each worker has one; give all of them the same device"
         )
-    return first
+    return replace(first, slot=max(slots, key=lambda slot: slot.gpus))
