@@ -44,7 +44,8 @@ def annotate(
     Args:
         dataset: its rows have what the template, or the prompt's column, asks for
         model: name or directory, which every node can read
-        workers: actors; each has a GPU where the cluster has any and ``device`` is not ``"cpu"``
+        workers: actors; each has a GPU, or ``tensor_parallel`` of one node, where the cluster has
+            any and ``device`` is not ``"cpu"``
         cpus: of each worker, where it has no GPU
         window_rows: rows that are planned together
         options: of `batchpipe.annotate` (without ``run_dir`` and ``progress``) and of

@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import ray
 from ray.data import ActorPoolStrategy
 
 from batchpipe.api.annotate import annotate
-from batchpipe.api.keywords import ModelKeywords, SamplingKeywords, check_names
+from batchpipe.api.keywords import ModelKeywords, SamplingKeywords, check_names, checked
 from batchpipe.api.llm import LLM
 from batchpipe.api.sampling import SamplingParams
-from batchpipe.errors import ConfigError
+from batchpipe.api.sentences import python_words
+from batchpipe.config import JobOptions
+from batchpipe.errors import ConfigError, DeviceLost
+from batchpipe.integrations.ray.cluster import join
+from batchpipe.integrations.ray.slots import slot_for
+from batchpipe.job.tensor_parallel import check_sharing
 from batchpipe.rows.words import shown
 
 NOT_HERE = ("frame", "model", "run_dir", "progress", "sampling")  # of `annotate`
@@ -31,12 +35,17 @@ class Annotator:
             import torch
 
             torch.set_num_threads(threads)
+        self._model, self._of_model, self._asked = model, of_model, asked
         self._llm = LLM(model, **of_model)
-        self._asked = asked
 
     def __call__(self, window: pa.Table) -> pa.Table:
         """The window with its answers: all of its rows are one plan."""
-        return annotate(window, model=self._llm, **self._asked)
+        try:
+            return annotate(window, model=self._llm, **self._asked)
+        except DeviceLost:  # a process that shared the model, say: once more with new ones
+            self._llm.close()
+            self._llm = LLM(self._model, **self._of_model)
+            return annotate(window, model=self._llm, **self._asked)
 
 
 def annotated(
@@ -61,15 +70,25 @@ def annotated(
     check_names("annotate", options, [*own, *SamplingKeywords.__annotations__, *of_model])
     asked = {name: value for name, value in options.items() if name not in of_model}
     SamplingParams(**{n: v for n, v in asked.items() if n in SamplingKeywords.__annotations__})
-    loaded = {name: value for name, value in options.items() if name in of_model}
-    gpus = loaded.get("device", "auto") != "cpu" and ray.cluster_resources().get("GPU", 0) >= 1
-    loaded["device"] = "cuda" if gpus else "cpu"
     name = str(Path(model).absolute()) if Path(model).is_dir() else os.fspath(model)
+    loaded = checked({name: value for name, value in options.items() if name in of_model})
+    gpus = _gpus(loaded)
+    loaded["device"] = "cuda" if gpus else "cpu"
     return dataset.map_batches(
         Annotator,
         fn_constructor_args=(name, None if gpus else cpus, loaded, asked),
         batch_size=window_rows,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=workers),
-        **({"num_gpus": 1} if gpus else {"num_cpus": cpus}),
+        **({"num_gpus": gpus} if gpus else {"num_cpus": cpus}),
     )
+
+
+def _gpus(loaded: dict[str, Any]) -> int:
+    """So many each actor has, all of one node; 0 where it has processors."""
+    asked = {name: loaded[name] for name in ("quantize", "tensor_parallel") if name in loaded}
+    options = JobOptions(input="", model="", **asked)
+    with python_words():
+        check_sharing(options)
+        nodes, device = join(None).nodes, loaded.get("device", "auto")
+        return slot_for(nodes, 1, device, options.tensor_parallel).gpus
