@@ -52,7 +52,18 @@ def load(options: JobOptions, run_options: RunOptions) -> Loaded:
         from batchpipe.running.own_engine import OwnBackend  # torch, from here on
 
         assert isinstance(backend, OwnBackend), "the options name our own engine"
-        return Loaded(options, run_options, language, backend.loaded(language, dtype), dtype)
+        with _only_new_ones_go_on():
+            return Loaded(options, run_options, language, backend.loaded(language, dtype), dtype)
+
+
+@contextmanager
+def _only_new_ones_go_on() -> Iterator[None]:
+    """Who loses a device within is told what to do without a command."""
+    try:
+        yield
+    except DeviceLost as error:
+        error.args = (str(error).replace(GOES_ON, NEW_ONE),)
+        raise
 
 
 class Held:
@@ -76,7 +87,7 @@ class Held:
         Raises:
             ConfigError: it is closed, or what it calls, a progress function, calls it
         """
-        with self._lock, python_words():
+        with self._lock, python_words(), _only_new_ones_go_on():
             if self._loaded is None:
                 raise ConfigError(f"the LLM of {self.name} is closed; make a new one")
             self._refuse_nested("called")
@@ -84,8 +95,6 @@ class Held:
             try:
                 yield self._loaded
             except (KeyboardInterrupt, BatchpipeError) as error:
-                if isinstance(error, DeviceLost):  # with or without a disk, this LLM does not
-                    error.args = (str(error).replace(GOES_ON, NEW_ONE),)
                 # Who keeps the traceback, as a notebook does, must not keep the KV memory with it.
                 traceback.clear_frames(error.__traceback__)
                 raise

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pytest
 import torch
 from harness import read, write_lines
-from other_ranks import ranks_of
+from other_ranks import is_there, ranks_of
 from struck_runs import wait_until
 
 import batchpipe as bp
 from batchpipe.engine.attention import PagedAttention
+from batchpipe.engine.ranks import other
 
 Model = Callable[[str], Path]
 
@@ -109,6 +110,18 @@ def test_a_dead_rank_is_told_in_one_sentence_by_every_call(model: Path) -> None:
             )
         with bp.LLM(model, kv_memory="20MB") as alone, opened(model) as new:
             assert outputs(new) == outputs(alone)
+            [rank] = ranks_of(os.getpid())
+            os.kill(rank, signal.SIGKILL)  # while nobody asks
+            wait_until(lambda: not is_there(rank))
+            with opened(model) as newest:
+                assert outputs(newest) == outputs(alone)
+
+
+def test_a_rank_that_dies_as_it_loads_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other, "MODULE", "dying_rank")
+    monkeypatch.setenv("DIES_AT", "Load")
+    with pytest.raises(bp.StoppedEarly, match=r"ended \(signal 9\); make a new LLM"):
+        opened(model)
 
 
 def test_ctrl_c_amid_a_forward_pass_leaves_a_usable_llm(

@@ -59,7 +59,7 @@ def opened(ranks: int) -> TCPStore:
     if distributed.is_initialized():
         raise ConfigError(
             f"--tensor-parallel {ranks} starts its own processes, and this one is in a group of "
-            f"torch.distributed already; run it without torchrun, one model at a time"
+            f"torch.distributed already; run it without torchrun"
         )
     listener = socket.create_server((LOOPBACK, 0))
     port = listener.getsockname()[1]
@@ -125,5 +125,5 @@ def _leads_to(line: socket.socket, port: int) -> bool:
     """True for a connection to this port of this machine."""
     if line.family not in (socket.AF_INET, socket.AF_INET6):
         return False
-    host, its_port = line.getpeername()[:2]
-    return its_port == port and host.rpartition(":")[2] == LOOPBACK
+    peer: tuple[str, int] = line.getpeername()[:2]
+    return peer[1] == port and peer[0].rpartition(":")[2] == LOOPBACK

@@ -52,6 +52,14 @@ class OtherRanks:
         with self.together(next(self.numbers), Meet(ranks, self._port, device.type, threads)):
             met(0, ranks, store, device)
 
+    @property
+    def are_there(self) -> bool:
+        """False once one of them has ended, and with it all."""
+        with self.lock, suppress(BatchpipeError):  # who asks them again is told
+            if self.ended is None:
+                self._look()
+        return self.ended is None
+
     def tell(self, model: int, order: Order) -> None:
         """Each of them has the order. Raises as `hear` does."""
         if self.ended is not None:
@@ -120,14 +128,18 @@ class OtherRanks:
             raise told from error
         if isinstance(error, Exception):
             self._lost.wait(END_SECONDS)
-            for other in self._others:
-                if other.connection.poll():  # its last word, or the pipe's end
-                    self._stop(other, other.said())
+            self._look()
         self.close(
             f"the processes that share the model were ended amid a step "
             f"({type(error).__name__}); {GOES_ON}"
         )
         raise error
+
+    def _look(self) -> None:
+        """Nobody has said a last word. Raises as `hear` does."""
+        for other in self._others:
+            if other.connection.poll():  # that word, or the pipe's end
+                self._stop(other, other.said())
 
     def _stop(self, other: Other, word: Done | Failed) -> NoReturn:
         assert isinstance(word, Failed), f"rank {other.rank} has done what it was told: {word}"
@@ -158,7 +170,7 @@ def others_here(ranks: int, device: torch.device) -> OtherRanks:
     """
     with _meeting:
         found = _here.get("others")
-        if found is None or found.ended is not None:
+        if found is None or not found.are_there:
             with being_rank_0(ranks):
                 found = OtherRanks(ranks, device, max(1, torch.get_num_threads() // ranks))
             _here["others"] = found
