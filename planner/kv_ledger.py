@@ -30,6 +30,9 @@ class Ledger(Protocol):
     def share(self, blocks: list[int]) -> None:
         """These blocks have an owner more, and are free once all of them gave them back."""
 
+    def is_shared(self, block: int) -> bool:
+        """True where the block has more than one owner."""
+
     def give_back(self, blocks: list[int]) -> None:
         """Free these blocks."""
 
@@ -55,6 +58,10 @@ class BlockCount:
     def share(self, blocks: list[int]) -> None:
         """Never asked: a dry run knows all its prompts from the start."""
         raise AssertionError("blocks that are only counted have one owner each")
+
+    def is_shared(self, block: int) -> bool:
+        """False, as `share` says."""
+        return False
 
     def give_back(self, blocks: list[int]) -> None:
         """Free these blocks."""
@@ -115,9 +122,13 @@ class KVLedger:
         for block in blocks:
             self._more_owners[block] = self._more_owners.get(block, 0) + 1
 
+    def is_shared(self, block: int) -> bool:
+        """True where the block has more than one owner."""
+        return block in self._more_owners
+
     def give_back(self, blocks: list[int]) -> None:
         """One owner less has these blocks; those that nobody has are free."""
-        freed = [block for block in blocks if not self._is_shared(block)]
+        freed = [block for block in blocks if not self._left_to_others(block)]
         self.free += len(freed)
         for start, end in _runs(sorted(freed)):
             place = bisect_left(self._starts, start)
@@ -142,7 +153,7 @@ class KVLedger:
         for (_, end), (start, _) in pairwise(spans):
             assert end < start, spans
 
-    def _is_shared(self, block: int) -> bool:
+    def _left_to_others(self, block: int) -> bool:
         """True where the block had another owner, who has it now."""
         more = self._more_owners.pop(block, 0)
         if more > 1:

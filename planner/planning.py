@@ -32,6 +32,7 @@ class Setting:
     kv_blocks: int
     step_tokens: int  # most tokens of a step
     guess_chance: float = 0.0  # that the next token of a decode is guessed; 0: nothing is
+    host_blocks: int = 0  # of KV in host memory
 
 
 def make_plan(
@@ -116,7 +117,13 @@ def dry_run(
     answers: npt.NDArray[np.int64] | None = None,  # tokens of each  # [prompts]
 ) -> Simulation:
     """The plan played to its end; answers are as long as expected unless given."""
-    batcher = TokenBatcher(plan, BlockCount(setting.kv_blocks), pace_of(plan, setting))
+    batcher = TokenBatcher(
+        plan,
+        BlockCount(setting.kv_blocks),
+        pace_of(plan, setting),
+        host=BlockCount(setting.host_blocks) if setting.host_blocks else None,
+        swap_by=setting.cost,
+    )
     bound = plan.cost(setting.cost).bound_seconds
     given = plan.output_tokens if answers is None else answers
     return simulate(

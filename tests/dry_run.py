@@ -2,17 +2,18 @@
 
 KV memory is a dict from slot to token id, written when a chunk is computed. Every query's context
 must then hold exactly the tokens that come before it: a block owned twice, freed too early or read
-before it is written shows as a wrong token.
+before it is written shows as a wrong token. Host memory is another, filled by a step's moves alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from batchpipe.planner.kv_ledger import BLOCK_TOKENS, blocks_for
+from batchpipe.planner.kv_ledger import BLOCK_TOKENS, KVLedger, blocks_for
 from batchpipe.planner.machine.step_load import StepLoad
 from batchpipe.planner.plan import Plan
+from batchpipe.planner.schedule.host_memory import Move
 from batchpipe.planner.schedule.segment import Chunk, Segment, Sequence
 from batchpipe.planner.schedule.token_batcher import TokenBatcher
 
@@ -52,6 +53,16 @@ def known_end(chunk: Chunk) -> int:
     return chunk.end if chunk.draft is None else chunk.draft.start
 
 
+def make_moves(moves: Iterable[Move], device: dict[int, int], host: dict[int, int]) -> None:
+    """The tokens are copied from slot to slot, a move after the other; a source must be written."""
+    for move in moves:
+        source, target = (device, host) if move.out else (host, device)
+        froms, tos = (move.device, move.host) if move.out else (move.host, move.device)
+        assert len(froms) == len(tos) == len(set(tos.tolist())) > 0
+        found = [source[slot] for slot in froms.tolist()]
+        target.update(zip(tos.tolist(), found, strict=True))
+
+
 @dataclass(eq=False)
 class DryRun:
     """A plan on its way; ``answer_lengths[i]`` tokens end the answer of prompt i."""
@@ -67,8 +78,11 @@ class DryRun:
     node_tokens_computed: dict[int, int] = field(default_factory=dict)  # by tree node
     memory: dict[int, int] = field(default_factory=dict)  # token by KV slot
     scored: dict[int, set[int]] = field(default_factory=dict)  # places by node, ~prompt for tails
-    segments: dict[int, Segment] = field(default_factory=dict)  # all that were ever computed
+    segments: dict[int, Segment] = field(default_factory=dict)  # all that ever held KV
     reserved: list[int] = field(default_factory=list)  # blocks that the test itself owns
+    host: KVLedger | None = None  # that the batcher has
+    host_memory: dict[int, int] = field(default_factory=dict)  # token by host slot
+    moves: list[Move] = field(default_factory=list)  # of all steps
 
     def steps(self) -> Iterator[list[Chunk]]:
         """Each step, checked, before it is computed; everything is checked again at the end."""
@@ -80,12 +94,14 @@ class DryRun:
                 break
             chunks = step.all_chunks()
             self._check_load(chunks, step.load)
-            self.segments.update((id(chunk.segment), chunk.segment) for chunk in chunks)
+            self._see_segments(chunks)
             preempted = self.batcher.counts.preemptions > preemptions
             self._check_decodes(chunks, decoding, preempted)
             self._check_chunks(chunks)
             self._check_tree_order(chunks)
             self._check_blocks()
+            make_moves(step.moves, self.memory, self.host_memory)
+            self.moves += step.moves
             self._write(chunks)
             self._check_contexts(chunks)
             yield chunks
@@ -103,6 +119,13 @@ class DryRun:
         for _ in self.steps():
             pass
         return self
+
+    def _see_segments(self, chunks: list[Chunk]) -> None:
+        """Those of the chunks, and those that came back from the host and are in none."""
+        tails = (sequence.tail for sequence in self.batcher.running.values())
+        nodes = self.batcher.tree._segments.values()
+        found = (*(chunk.segment for chunk in chunks), *tails, *nodes)
+        self.segments.update((id(segment), segment) for segment in found)
 
     def _draw(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
@@ -242,6 +265,8 @@ class DryRun:
         owned += self.reserved
         assert len(owned) == len(set(owned)) == ledger.used
         assert all(0 <= block < ledger.total for block in owned)
+        if self.host is not None:
+            self.host.check_integrity()
 
     def _write(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
@@ -292,6 +317,9 @@ class DryRun:
         assert batcher.decoding.shared_pairs == 0
         assert batcher.ledger.used == len(self.reserved)
         assert not any(segment.blocks for segment in self.segments.values())
+        assert self.host is None or not self.host.used, "the host holds KV for nobody"
+        assert counts.swapped_tokens == sum(len(move.host) for move in self.moves if move.out)
+        assert counts.restored_tokens == sum(len(move.host) for move in self.moves if not move.out)
         assert counts.completion_tokens == sum(self.answer_lengths)
         assert counts.accepted_tokens == self.accepted_tokens <= counts.drafted_tokens
         assert counts.computed_prompt_tokens == self.prompt_tokens_computed

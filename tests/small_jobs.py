@@ -58,6 +58,12 @@ LLAMA_8B = ModelShape(
 )
 
 
+def linked_cost(host_bytes_per_second: float) -> StepCost:
+    """The small model on a machine with such a link between device and host."""
+    machine = replace(MACHINES["a100-80g"], host_bytes_per_second=host_bytes_per_second)
+    return StepCost(SMALL_MODEL, machine, "bfloat16")
+
+
 def small_cost(overlap: float = 0.0, shape: ModelShape = SMALL_MODEL) -> StepCost:
     """The small model on a machine that hides so much of a step's shorter part."""
     return StepCost(shape, replace(MACHINES["a100-80g"], overlap=overlap), "bfloat16")
@@ -92,3 +98,6 @@ def mixed_job(seed: int, prompts: int = 150) -> Jobs:
         )
         for long in long_answers
     ]
+
+
+FAST_LINK, SLOW_LINK = linked_cost(1e18), linked_cost(1.0)  # all is set aside, and nothing

@@ -34,6 +34,7 @@ class Machine:
     layer_seconds: float  # fixed cost of each layer of a step
     sequence_seconds: float  # cost of each sequence (chunk) in a step: metadata, sampling
     device: str = "cuda"  # its kind: cpu or cuda
+    host_bytes_per_second: float = 12e9  # at which KV is copied to host memory and back
     overlap: float = 0.0  # share of the shorter of compute and memory time hidden by the longer
     price_per_hour: float = 0.0
     note: str = ""  # where the figures come from

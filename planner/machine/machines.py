@@ -23,6 +23,7 @@ class Datasheet:
     bf16_tflops: float  # dense, float32 sums
     float32_tflops: float  # without TF32, as torch multiplies by default
     tb_per_second: float
+    host_gb_per_second: float  # what copies from pinned memory reach over its PCIe link
     title: str
 
     def machine(self, name: str) -> Machine:
@@ -40,6 +41,7 @@ class Datasheet:
             step_seconds=3e-4,
             layer_seconds=5e-6,
             sequence_seconds=5e-6,
+            host_bytes_per_second=self.host_gb_per_second * 1e9,
             note=(
                 f"datasheet of {self.title}: {MATMUL_EFFICIENCY:.0%} of {self.bf16_tflops:g} "
                 f"TFLOP/s dense bf16, {BANDWIDTH_EFFICIENCY:.0%} of {self.tb_per_second:g} TB/s; "
@@ -50,11 +52,11 @@ class Datasheet:
 
 
 DATASHEETS = {
-    "h200": Datasheet(141, 989, 67, 4.8, "NVIDIA H200 SXM"),
-    "h100": Datasheet(80, 989, 67, 3.35, "NVIDIA H100 SXM"),
-    "a100-80g": Datasheet(80, 312, 19.5, 2.039, "NVIDIA A100 SXM 80GB"),
-    "l4": Datasheet(24, 121, 30.3, 0.3, "NVIDIA L4"),
-    "rtx4090": Datasheet(24, 165, 82.6, 1.008, "NVIDIA GeForce RTX 4090"),
+    "h200": Datasheet(141, 989, 67, 4.8, 50, "NVIDIA H200 SXM"),
+    "h100": Datasheet(80, 989, 67, 3.35, 50, "NVIDIA H100 SXM"),
+    "a100-80g": Datasheet(80, 312, 19.5, 2.039, 25, "NVIDIA A100 SXM 80GB"),
+    "l4": Datasheet(24, 121, 30.3, 0.3, 25, "NVIDIA L4"),
+    "rtx4090": Datasheet(24, 165, 82.6, 1.008, 25, "NVIDIA GeForce RTX 4090"),
 }
 
 CPU = Machine(
@@ -69,6 +71,7 @@ CPU = Machine(
     layer_seconds=3e-4,
     sequence_seconds=5e-5,
     device="cpu",
+    host_bytes_per_second=5e9,
     note=(
         "two cores of a server of 2024 with AVX-512 and bfloat16 products; `batchpipe calibrate` "
         "measures the machine at hand"

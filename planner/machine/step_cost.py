@@ -125,6 +125,23 @@ class StepCost:
         hidden = self.machine.overlap * min(compute, memory)
         return self.overhead_seconds(load) + compute + memory - hidden
 
+    # ---- KV that leaves the device --------------------------------------------------------
+
+    def copy_seconds(self, tokens: int) -> float:
+        """The KV of so many tokens copied to the host, or back."""
+        kv_bytes = tokens * self.shape.kv_bytes_per_token(self.dtype)
+        return kv_bytes / self.machine.host_bytes_per_second
+
+    def prefill_seconds(self, tokens: int, past: int) -> float:
+        """Computing so many tokens behind so many others, beside what a step does anyway."""
+        pairs = tokens * past + tokens * (tokens + 1) // 2
+        seen = self._seen(pairs / tokens) if tokens else 1.0
+        return tokens * self.token_seconds + seen * pairs * self.pair_seconds
+
+    def pays_to_set_aside(self, tokens: int, past: int) -> bool:
+        """True where copying their KV out and back takes less than computing it again."""
+        return 2 * self.copy_seconds(tokens) < self.prefill_seconds(tokens, past)
+
     def overhead_seconds(self, load: StepLoad) -> float:
         """What a step costs beside computing and reading."""
         return self.fixed_seconds + load.sequences * self.machine.sequence_seconds

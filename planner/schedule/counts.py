@@ -15,6 +15,8 @@ class Counts:
     preemptions: int = 0
     recomputed_tokens: int = 0  # computed once more, after a preemption or an eviction
     evicted_tokens: int = 0
+    swapped_tokens: int = 0  # copied to host memory when they left the device
+    restored_tokens: int = 0  # copied back
     peak_kv_tokens: int = 0
     drafted_tokens: int = 0  # guessed and computed
     accepted_tokens: int = 0  # of them, what the model then drew

@@ -14,6 +14,7 @@ import numpy as np
 
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, Ledger
 from batchpipe.planner.plan import Plan
+from batchpipe.planner.schedule.host_memory import Aside, HostMemory
 from batchpipe.planner.schedule.live_tree import LiveTree
 from batchpipe.planner.schedule.segment import Segment, Sequence, Slots
 
@@ -95,6 +96,28 @@ def held_runs(
     ]
     # The longest first: what a node inherits should be all that is there.
     return [*runs, *sorted(idle, key=lambda each: -each[1].computed)]
+
+
+def held_asides(
+    host: HostMemory,
+    plan: Plan,
+    running: Iterable[Sequence],
+    someone_below: Callable[[int], int | None],
+) -> list[tuple[int, Aside]]:
+    """All that the host holds for segments of the plan's tree, each part with one of its prompts.
+
+    They have none of it any more. What nobody needs is free.
+    """
+    runs_below = {segment.node: each.index for each in running for segment in each.path}
+    held: list[tuple[int, Aside]] = []
+    for key, aside in host.uproot():
+        index: int | None = int(plan.tree.order[~key]) if key < 0 else runs_below.get(key)
+        index = someone_below(key) if index is None else index
+        if index is None:
+            host.free(aside)
+        else:
+            held.append((index, aside))
+    return held
 
 
 def replanted(sequence: Sequence, plan: Plan) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from batchpipe.planner.kv_ledger import Ledger
 from batchpipe.planner.plan import Plan
+from batchpipe.planner.schedule.host_memory import HostMemory
 from batchpipe.planner.schedule.segment import Segment
 
 
@@ -20,11 +21,15 @@ class LiveTree:
     Args:
         next_use: how far away the next prompt below a node is; while the node is idle this only
             falls
+        host: where KV may go that is evicted
     """
 
-    def __init__(self, plan: Plan, ledger: Ledger, next_use: Callable[[int], int]) -> None:
+    def __init__(
+        self, plan: Plan, ledger: Ledger, next_use: Callable[[int], int], host: HostMemory
+    ) -> None:
         self._plan = plan
         self._ledger = ledger
+        self._host = host
         self._next_use = next_use
         self._segments: dict[int, Segment] = {}  # by tree node
         self._due = (plan.tree.last - plan.tree.first).tolist()  # prompts to answer below each node
@@ -77,7 +82,7 @@ class LiveTree:
     def evict(self) -> int | None:
         """The idle leaf whose next use is farthest gives its KV back (Belady).
 
-        Returns the tokens whose KV is lost, None where no segment is idle.
+        Returns the tokens whose KV is not on the device any more, None where no segment is idle.
         """
         while self._idle:
             distance, node = heapq.heappop(self._idle)
@@ -90,6 +95,7 @@ class LiveTree:
                 heapq.heappush(self._idle, (now, node))
                 continue
             tokens = segment.computed
+            self._host.leaving(segment)
             self.free(segment)
             return tokens
         return None

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.schedule.counts import Counts
 from batchpipe.planner.schedule.growth import KVRun
+from batchpipe.planner.schedule.host_memory import HostMemory, Reserve
 from batchpipe.planner.schedule.scoring import Scoring
 from batchpipe.planner.schedule.segment import Chunk, Segment, Sequence
-
-Reserve = Callable[[Segment, int], bool]  # blocks for the segment's first tokens
 
 
 @dataclass(slots=True)
@@ -28,11 +26,12 @@ class Prefill:
     """Lays prompts into steps, chunk by chunk (Sarathi's chunked prefill).
 
     A child's chunk may stand in the same step as the last chunk of its parent: within one forward
-    pass keys are written before they are read, so a shared prefix costs no bubble.
+    pass keys are written before they are read, so a shared prefix costs no bubble. What lies in
+    host memory comes back when its turn to be computed is there.
     """
 
-    def __init__(self, plan: Plan, counts: Counts) -> None:
-        self._counts = counts
+    def __init__(self, plan: Plan, counts: Counts, host: HostMemory) -> None:
+        self._counts, self._host = counts, host
         self._ever_computed: dict[int, int] = {}  # tokens of a node, of a preempted tail (~index)
         self.grow(plan)
 
@@ -52,8 +51,11 @@ class Prefill:
         """Chunks of the sequence's path and tail stand in the step, as far as budget and KV go."""
         draws = self._plan.samplings[sequence.index].max_tokens > 0
         for segment in (*sequence.path, sequence.tail):
-            start = step.ends.get(id(segment), segment.computed)
-            end = min(segment.length, start + step.budget)
+            begun = id(segment) in step.ends
+            if not begun and not self._host.bring_back(segment, reserve):
+                return
+            start = step.ends[id(segment)] if begun else segment.computed
+            end = min(start + step.budget, self._host.resumes(segment, start))
             if start < end:
                 if not reserve(segment, end):
                     return
@@ -75,10 +77,14 @@ class Prefill:
         What is behind the first token whose scores are wanted is computed again.
         """
         start, end = segment.position, len(run.slots)
-        most = self._scoring.unscored(segment)
+        most = self.reusable(segment)
         if segment.node >= 0 or most < segment.length:
             end = min(end, start + most)
         return start, end
+
+    def reusable(self, segment: Segment) -> int:
+        """How many of its first tokens nobody wants to be scored here."""
+        return self._scoring.unscored(segment)
 
     def inherited(self, segment: Segment) -> None:
         """What the node has computed was computed under another name."""

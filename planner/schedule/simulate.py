@@ -29,6 +29,7 @@ class Simulation:
     preemptions: int
     computed_prompt_tokens: int
     recomputed_tokens: int
+    swapped_tokens: int  # to host memory
     bound_seconds: float  # T_o
 
     @property
@@ -69,6 +70,7 @@ def simulate(
         preemptions=counts.preemptions,
         computed_prompt_tokens=counts.computed_prompt_tokens,
         recomputed_tokens=counts.recomputed_tokens,
+        swapped_tokens=counts.swapped_tokens,
         bound_seconds=bound_seconds,
     )
 
@@ -98,6 +100,7 @@ class _Clock:
         """The step's time has passed; those who have their answers are gone."""
         batcher = self._batcher
         self._count(step.load, 1)
+        self.seconds += self._cost.copy_seconds(sum(len(move.host) for move in step.moves))
         batcher.computed(step)
         for sequence in step.silent:
             batcher.finish(sequence, ended_itself=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from batchpipe.planner.machine.step_load import StepLoad
 from batchpipe.planner.schedule.decoding import Decoding
+from batchpipe.planner.schedule.host_memory import Move
 from batchpipe.planner.schedule.segment import Chunk, Draft, Sequence
 
 
@@ -22,6 +23,7 @@ class Step:
     load: StepLoad  # without the drafts
     drafts: Mapping[int, Draft] = field(default_factory=dict)  # by prompt
     silent: tuple[Sequence, ...] = ()  # their prompts are complete then, and they draw nothing
+    moves: tuple[Move, ...] = ()  # to be made first, in this order
 
     def all_chunks(self) -> list[Chunk]:
         """Decodes and prompt chunks in tree order: subtrees side by side, parents first."""

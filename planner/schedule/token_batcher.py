@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from batchpipe.planner.kv_ledger import Ledger
 from batchpipe.planner.lengths import OutputLengths
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.machine.step_load import StepLoad
 from batchpipe.planner.order import Order
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.schedule.admission import Admission
 from batchpipe.planner.schedule.counts import Counts
 from batchpipe.planner.schedule.decoding import Decoding
-from batchpipe.planner.schedule.growth import KVRun, held_runs, inherit, replanted
+from batchpipe.planner.schedule.growth import KVRun, held_asides, held_runs, inherit, replanted
+from batchpipe.planner.schedule.host_memory import Aside, HostMemory
 from batchpipe.planner.schedule.kept_answers import KeptAnswers
 from batchpipe.planner.schedule.live_tree import LiveTree
 from batchpipe.planner.schedule.pace import Pace
@@ -30,6 +32,14 @@ class TokenBatcher:
     The number of running sequences is limited by memory alone (BatchLLM's memory-centric token
     batching), a step by its pace (Sarathi's chunked prefill). It serves the engine and the
     simulator alike, so what is simulated is what runs.
+
+    Args:
+        ledger: of the KV blocks of the device
+        lengths: what is known of answers, and learns more
+        tree: in place of its own
+        speculation: what guesses behind decodes that are alone; None: nothing does
+        host: of KV blocks in host memory, for what leaves the device; None: there are none
+        swap_by: what copies there and back cost, against computing again
     """
 
     def __init__(
@@ -41,6 +51,8 @@ class TokenBatcher:
         lengths: OutputLengths | None = None,
         tree: LiveTree | None = None,
         speculation: Speculation | None = None,
+        host: Ledger | None = None,
+        swap_by: StepCost | None = None,
     ) -> None:
         self.ledger = ledger
         self.speculation = speculation
@@ -49,8 +61,9 @@ class TokenBatcher:
         self.running: dict[int, Sequence] = {}  # by prompt, in order of admission
         self.prefilling: dict[int, Sequence] = {}  # those of them that do not decode yet
         self.counts = Counts()
-        self.kept = KeptAnswers(ledger)
-        self._prefill = Prefill(plan, self.counts)
+        self._host = HostMemory(host, swap_by, self.counts)
+        self.kept = KeptAnswers(ledger, self._host)
+        self._prefill = Prefill(plan, self.counts, self._host)
         self._begin(plan, pace, tree)
         self._drafts: Mapping[int, Draft] = {}  # of the last step, by prompt
 
@@ -65,7 +78,7 @@ class TokenBatcher:
         self.plan = plan
         self.pace = pace
         self.waiting = Waiting(plan, expected)
-        self.tree = tree or LiveTree(plan, self.ledger, self.waiting.next_use)
+        self.tree = tree or LiveTree(plan, self.ledger, self.waiting.next_use, self._host)
         self._room = Room(self.ledger, self.kept, self.tree, self.counts)
         self._admission = Admission(
             self.waiting, self.tree, self.decoding, pace, self.ledger.total, self.remaining
@@ -96,7 +109,8 @@ class TokenBatcher:
         chunks = tuple(forming.chunks)
         load = step_load(self.decoding, chunks)
         drafts = {} if chunks else self._drafted(load)
-        return Step(self.decoding, chunks, load, drafts, tuple(forming.silent))
+        silent, moves = tuple(forming.silent), self._host.moves()
+        return Step(self.decoding, chunks, load, drafts, silent, moves)
 
     @property
     def settled_until(self) -> int:
@@ -136,7 +150,7 @@ class TokenBatcher:
 
     def _admit(self, sequence: Sequence) -> None:
         self.waiting.take(sequence)
-        kept = self.kept.of(sequence.index)
+        kept, aside = self.kept.of(sequence.index), self.kept.aside_of(sequence.index)
         if sequence.admitted < 0:
             sequence.admitted = self.counts.steps
         sequence.path = self.tree.enter(sequence.index, sequence.path_blocks)
@@ -145,6 +159,8 @@ class TokenBatcher:
         if kept is not None:
             for segment in (*sequence.path, sequence.tail):
                 self._inherit(segment, kept)
+        if aside is not None:
+            self._hand(aside, (*sequence.path, sequence.tail))
         self.kept.begun(sequence.index)
         self._admission.moved(sequence.path)
         self.running[sequence.index] = sequence
@@ -170,15 +186,20 @@ class TokenBatcher:
             self.decoding.leave(sequence)
         preempted, tree = self.waiting.preempted, self.tree
         self.waiting.still_expect(expected.difference(joining))
-        runs = held_runs(tree, self.running.values(), self.waiting.someone_below)
-        tails = [sequence.tail for sequence in self.running.values()]
+        running, someone_below = self.running.values(), self.waiting.someone_below
+        runs = held_runs(tree, running, someone_below)
+        asides = held_asides(self._host, self.plan, running, someone_below)
+        tails = [sequence.tail for sequence in running]
         self._begin(plan, pace, expected=expected)
         self._prefill.grow(plan)
-        for sequence in (*self.running.values(), *preempted):
+        for sequence in (*running, *preempted):
             replanted(sequence, plan)
         for index, run in runs:
             self._inherited(index, run)
         tree.release_all(tails)
+        new_tails = {each.index: each.tail for each in (*running, *preempted)}
+        for index, aside in asides:
+            self._replanted(aside, index, new_tails.get(index))
         for sequence in decoding:
             if all(each.computed == each.length for each in sequence.path) and (
                 sequence.tail.computed == sequence.tail.length - 1
@@ -186,7 +207,7 @@ class TokenBatcher:
                 self.decoding.join(sequence)
             else:  # scores of its prompt are wanted again
                 self.prefilling[sequence.index] = sequence
-        for sequence in self.running.values():
+        for sequence in running:
             self._admission.goes_on(sequence)
         for sequence in reversed(preempted):
             self.waiting.put_back(sequence)
@@ -211,6 +232,17 @@ class TokenBatcher:
         start, end = self._prefill.inherits(segment, run)
         inherit(segment, run, start, end, self.ledger, self.tree)
 
+    def _replanted(self, aside: Aside, index: int, tail: Segment | None) -> None:
+        """The segments of the prompt in the new tree have what lies on the host of their text."""
+        path = self.tree.enter(index, self.plan.path_blocks(index))
+        self._hand(aside, path if tail is None else (*path, tail))
+        self.tree.leave(path)
+        self._host.free(aside)
+
+    def _hand(self, aside: Aside, segments: Iterable[Segment]) -> None:
+        for segment in segments:
+            self._host.hand(aside, segment, self._prefill.reusable(segment))
+
     def remaining(self, sequence: Sequence) -> int:
         """Tokens still expected of its answer."""
         index = sequence.index
@@ -233,6 +265,7 @@ class TokenBatcher:
         self.counts.preemptions += 1
         self._leave(sequence)
         self._prefill.preempted(sequence)
+        self._host.leaving(sequence.tail)
         self.tree.discard(sequence.tail)
         self.waiting.put_back(sequence)
 
@@ -324,6 +357,8 @@ class TokenBatcher:
             self.speculation.forget(sequence)
         self._leave(sequence)
         self.kept.answered(sequence, self.plan.prompts[sequence.index])
+        for segment in (*sequence.path, sequence.tail):  # they are complete
+            self._host.forget(segment)
         self.tree.discard(sequence.tail)
         self._prefill.answered(sequence)
         self.tree.answered(sequence.path)

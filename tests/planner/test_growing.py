@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from dry_run import ancestors, answer_token, known_end
+from dry_run import ancestors, answer_token, known_end, make_moves
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_jobs import small_setting
+from small_jobs import FAST_LINK, small_setting
 
 from batchpipe.planner.growing import GrowingPlan, Newcomer, empty_plan
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, KVLedger
@@ -33,7 +33,9 @@ class Play:
 
     kv_blocks: int
     step_tokens: int
+    host_blocks: int = 0
     memory: dict[int, int] = field(default_factory=dict)  # token by slot
+    host_memory: dict[int, int] = field(default_factory=dict)  # token by host slot
     # By ticket: of answers to come, and what was asked and answered.
     lengths: dict[int, int] = field(default_factory=dict)
     prompts: dict[int, list[int]] = field(default_factory=dict)
@@ -45,7 +47,10 @@ class Play:
     def __post_init__(self) -> None:
         self.ledger = KVLedger(self.kv_blocks)
         setting = small_setting(self.kv_blocks, self.step_tokens)
-        batcher = TokenBatcher(empty_plan(), self.ledger, Full(self.step_tokens))
+        self.host = KVLedger(self.host_blocks) if self.host_blocks else None
+        batcher = TokenBatcher(
+            empty_plan(), self.ledger, Full(self.step_tokens), host=self.host, swap_by=FAST_LINK
+        )
         self.plan = GrowingPlan(batcher, setting)
 
     def submit(
@@ -85,6 +90,7 @@ class Play:
         step = batcher.next_step()
         if step is None:
             return False
+        make_moves(step.moves, self.memory, self.host_memory)
         chunks = step.all_chunks()
         for chunk in chunks:
             for at in range(chunk.start, chunk.end):
@@ -96,12 +102,15 @@ class Play:
             if chunk.sequence is not None:
                 self._draw(chunk.sequence)
         self.ledger.check_integrity()
+        if self.host is not None:
+            self.host.check_integrity()
         return True
 
     def _check_context(self, chunk: Chunk) -> None:
         slots = chunk.segment.slots[: known_end(chunk)].tolist()
         for above in ancestors(chunk.segment):
             assert above.length <= above.room
+            assert above.computed <= above.length
             slots = above.slots[: above.length].tolist() + slots
         plan = self.plan.batcher.plan
         index = int(plan.tree.order[chunk.segment.rank])
@@ -145,7 +154,12 @@ def arrivals(draw: st.DrawFn) -> list[tuple[int, list[int], int, bool]]:
 
 @settings(max_examples=300)
 @given(
-    arrivals(), st.integers(0, 30), st.sampled_from([5, 16, 64]), st.booleans(), st.integers(0, 9)
+    arrivals(),
+    st.integers(0, 30),
+    st.sampled_from([5, 16, 64]),
+    st.booleans(),
+    st.integers(0, 9),
+    st.sampled_from([0, 0, 3, 20, 200]),
 )
 def test_whoever_joins_is_answered_on_the_right_context(
     coming: list[tuple[int, list[int], int, bool]],
@@ -153,9 +167,10 @@ def test_whoever_joins_is_answered_on_the_right_context(
     step_tokens: int,
     with_head: bool,
     cut: int,
+    host_blocks: int,
 ) -> None:
     blocks = (LONGEST_TOKENS + 40) // BLOCK_TOKENS + 8 + spare
-    play = Play(blocks, step_tokens)
+    play = Play(blocks, step_tokens, host_blocks)
     heads = [coming[0][1][:-1]] if with_head else []
     for head in heads:
         play.expect(head, more=True)
@@ -186,6 +201,7 @@ def test_whoever_joins_is_answered_on_the_right_context(
         play.expect(head, more=False)
     play.join()
     assert play.ledger.free == blocks, "KV is held for nobody"
+    assert play.host is None or play.host.free == host_blocks
 
 
 def test_a_newcomer_reads_what_a_running_prompt_computed() -> None:
@@ -243,3 +259,130 @@ def test_a_prompt_that_says_no_more_than_what_it_follows_is_answered() -> None:
         pass
     assert [play.cached[each] for each in later] == [49, 63], "all but the last, which must draw"
     assert play.ledger.free == 200
+
+
+def crowded_out(play: Play) -> None:
+    """All that is idle has left the device for the host, and came no nearer to being answered."""
+    room = play.plan.batcher._room
+    assert room.make(play.kv_blocks - sum_of_running(play))
+
+
+def sum_of_running(play: Play) -> int:
+    running = play.plan.batcher.running.values()
+    held = {block for each in running for part in (*each.path, each.tail) for block in part.blocks}
+    return len(held)
+
+
+def test_a_prompt_that_extends_an_answer_has_its_kv_back_from_the_host() -> None:
+    play = Play(40, 256, host_blocks=20)
+    first = play.submit(list(range(50)), 30, feeds=1)
+    play.join()
+    while play.step():
+        pass
+    crowded_out(play)
+    assert play.ledger.free == 40
+    assert play.host is not None
+    assert play.host.free == 15, "79 tokens"
+    second = play.submit([*play.prompts[first], *play.answers[first], 1, 2, 3], 4, first)
+    play.submit([9, 9, 9], 4)  # others join beside it
+    play.join()
+    while play.step():
+        pass
+    assert play.cached[second] == 79, "all but the last token drawn, and what is new"
+    assert (play.ledger.free, play.host.free) == (40, 20)
+
+
+def test_an_answer_that_nobody_follows_any_more_leaves_the_host() -> None:
+    play = Play(40, 256, host_blocks=20)
+    first = play.submit(list(range(50)), 30, feeds=2)
+    play.join()
+    while play.step():
+        pass
+    crowded_out(play)
+    assert play.host is not None
+    play.plan.batcher.kept.forget(first)
+    assert play.host.free == 15
+    play.plan.batcher.kept.forget(first)
+    assert play.host.free == 20
+
+
+def test_what_lies_on_the_host_is_cut_as_the_new_tree_cuts_it() -> None:
+    play = Play(40, 256, host_blocks=20)
+    stem = list(range(90))
+    play.expect(stem, more=True)
+    play.submit([*stem, 1000, 5], 3)
+    play.join()
+    while play.step():
+        pass
+    crowded_out(play)
+    assert play.host is not None
+    assert play.host.free == 14, "the stem that is expected"
+    shorter = play.submit([*stem[:40], 7, 7], 3)  # the stem is two nodes now
+    longer = play.submit([*stem, 8, 8], 3)
+    play.join()
+    while play.step():
+        pass
+    assert (play.cached[shorter], play.cached[longer]) == (40, 90)
+    play.expect(stem, more=False)
+    play.join()
+    assert (play.ledger.free, play.host.free) == (40, 20)
+
+
+def test_a_prompt_is_computed_up_to_what_lies_on_the_host() -> None:
+    play = Play(40, 256, host_blocks=5)
+    stem = list(range(90))
+    play.expect(stem, more=True)
+    first = play.submit([*stem, 1000, 5], 30, feeds=1)
+    play.join()
+    while play.step():
+        pass
+    crowded_out(play)  # the stem, which others hold too, is not the answer's: it finds no room
+    play.expect(stem, more=False)
+    second = play.submit([*play.prompts[first], *play.answers[first], 1, 2, 3], 4, first)
+    play.join()
+    while play.step():
+        pass
+    assert play.cached[second] == 121 - 80, "from the block on in which the stem ends"
+    assert play.host is not None
+    assert (play.ledger.free, play.host.free) == (40, 5)
+
+
+def test_what_another_computes_in_the_same_step_is_not_left_on_the_host() -> None:
+    play = Play(40, 256, host_blocks=20)
+    first = play.submit(list(range(50)), 30, feeds=1)
+    play.join()
+    while play.step():
+        pass
+    crowded_out(play)
+    known = [*play.prompts[first], *play.answers[first]]
+    play.submit([*known[:40], 7], 30)  # admitted first, it computes what the other has there
+    second = play.submit([*known, 1, 2, 3], 4, first)
+    play.join()
+    assert play.step()
+    assert len(play.plan.batcher.decoding) == 2, "nobody waits for it"
+    while play.step():
+        pass
+    assert play.cached[second] == 79
+    assert play.host is not None
+    assert (play.ledger.free, play.host.free) == (40, 20)
+
+
+def test_a_preempted_sequence_goes_on_from_the_host_after_others_joined() -> None:
+    play = Play(40, 256, host_blocks=20)
+    prompts = [[*range(60), 500], [*range(60), 501]]
+    tickets = [play.submit(prompt, 20) for prompt in prompts]
+    play.join()
+    for _ in range(10):
+        play.step()
+    batcher = play.plan.batcher
+    batcher._preempt(next(reversed(batcher.running.values())))
+    before = batcher.counts.computed_prompt_tokens
+    play.submit([*range(30), 9], 3)  # parts from both within the node above them
+    play.join()
+    while play.step():
+        pass
+    assert sorted(play.answers) == [*tickets, 2]
+    assert batcher.counts.computed_prompt_tokens - before == 1, "the last token of the newcomer"
+    assert batcher.counts.recomputed_tokens == 0
+    assert play.host is not None
+    assert (play.ledger.free, play.host.free) == (40, 20)

@@ -20,9 +20,10 @@ POSITIVE = (
     "weight_bytes_per_second",
     "kv_bytes_per_second",
     "attention_flops",
+    "host_bytes_per_second",
 )
 AT_LEAST_ZERO = ("step_seconds", "layer_seconds", "sequence_seconds", "overlap", "price_per_hour")
-OPTIONAL = ("device", "overlap", "price_per_hour", "note")
+OPTIONAL = ("device", "host_bytes_per_second", "overlap", "price_per_hour", "note")
 
 
 def fields(**changed: object) -> dict[str, object]:

@@ -44,13 +44,24 @@ def scored_tokens(run: DryRun) -> int:
 
 
 @settings(max_examples=200)
-@given(scoring_plans(), st.integers(0, 12), st.integers(1, 200), st.sampled_from([0, 1, 5]))
+@given(
+    scoring_plans(),
+    st.integers(0, 12),
+    st.integers(1, 200),
+    st.sampled_from([0, 1, 5]),
+    st.sampled_from([0, 5, 1000]),
+)
 def test_tight_memory_scores_every_token_once(
-    planned: tuple[Plan, list[int]], spare_blocks: int, step_tokens: int, optimism: int
+    planned: tuple[Plan, list[int]],
+    spare_blocks: int,
+    step_tokens: int,
+    optimism: int,
+    host_blocks: int,
 ) -> None:
     plan, answers = planned
     seen = [1] * 20 if optimism == 1 else [optimism] * 3 if optimism else None
-    tight = run_of(plan, answers, max(alone_blocks(plan)) + spare_blocks, step_tokens, seen).play()
+    kv_blocks = max(alone_blocks(plan)) + spare_blocks
+    tight = run_of(plan, answers, kv_blocks, step_tokens, seen, host_blocks).play()
     ample = run_of(plan, answers, ample_blocks(plan), step_tokens).play()
     assert tight.scored == ample.scored
 

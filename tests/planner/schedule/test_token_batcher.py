@@ -7,8 +7,10 @@ import pytest
 from dry_run import DryRun, alone_blocks, ample_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_jobs import FAST_LINK
 
 from batchpipe.planner.kv_ledger import BLOCK_TOKENS, KVLedger
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.order import POLICIES
 from batchpipe.planner.plan import Plan
 from batchpipe.planner.planning import make_plan
@@ -52,12 +54,19 @@ def plans(draw: st.DrawFn, order: str | None = None) -> tuple[Plan, list[int]]:
 
 
 def run_of(
-    plan: Plan, answers: list[int], kv_blocks: int, step_tokens: int, seen: list[int] | None = None
+    plan: Plan,
+    answers: list[int],
+    kv_blocks: int,
+    step_tokens: int,
+    seen: list[int] | None = None,
+    host_blocks: int = 0,
+    swap_by: StepCost = FAST_LINK,
 ) -> DryRun:
-    batcher = TokenBatcher(plan, KVLedger(kv_blocks), Full(step_tokens))
+    host = KVLedger(host_blocks) if host_blocks else None
+    batcher = TokenBatcher(plan, KVLedger(kv_blocks), Full(step_tokens), host=host, swap_by=swap_by)
     for length in seen or []:
         batcher.lengths.add(0, length)
-    return DryRun(plan, batcher, answers, step_tokens)
+    return DryRun(plan, batcher, answers, step_tokens, host=host)
 
 
 # ---- every plan, every memory ---------------------------------------------------------------
