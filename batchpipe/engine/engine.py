@@ -11,9 +11,10 @@ import numpy as np
 
 from batchpipe.engine.answer import ENDED_ITSELF, Answer
 from batchpipe.engine.drafting import PromptLookup, kept
+from batchpipe.engine.host_kv import HostKV
 from batchpipe.engine.measuring import Measuring
 from batchpipe.engine.model import Decoder
-from batchpipe.engine.pieces import Drawn, Pieces
+from batchpipe.engine.pieces import Drawn, Pieces, told_if_lost
 from batchpipe.engine.sampling import NO_TOKEN, Draw, sample, stream_key
 from batchpipe.engine.text import Detokenizer, StopStrings
 from batchpipe.engine.token_batch import form
@@ -44,6 +45,8 @@ class Engine:
         tokenizer: needed where any prompt has stop strings
         lengths: what is known of answers, and learns more
         speculate_by: what steps cost, so that tokens are guessed ahead where that pays; None: never
+        host: memory for KV that has to leave the device; None: it is computed again
+        swap_by: what steps and copies cost, so that KV goes there where that pays; None: never
         masks: what holds answers to their constraints; needed where any prompt has one
     """
 
@@ -60,6 +63,8 @@ class Engine:
         tokenizer: Detokenizer | None = None,
         lengths: OutputLengths | None = None,
         speculate_by: StepCost | None = None,
+        host: HostKV | None = None,
+        swap_by: StepCost | None = None,
         masks: Masks | None = None,
     ) -> None:
         self.decoder = decoder
@@ -68,8 +73,15 @@ class Engine:
         speculation = None
         if speculate_by is not None:
             speculation = Speculation(speculate_by, self._lookup)
+        self._host = host
         self.batcher = TokenBatcher(
-            plan, KVLedger(kv_blocks), pace, lengths=lengths, speculation=speculation
+            plan,
+            KVLedger(kv_blocks),
+            pace,
+            lengths=lengths,
+            speculation=speculation,
+            host=None if host is None else KVLedger(host.blocks),
+            swap_by=swap_by,
         )
         self.eos_token_ids = eos_token_ids
         self._pieces = Pieces(decoder)
@@ -127,6 +139,9 @@ class Engine:
         step = self._next_step()
         if step is None:
             return None
+        if self._host is not None and step.moves:
+            with told_if_lost(self.decoder.device):
+                self._host.make(step.moves)
         drawn = self._pieces.run(step.all_chunks(), self._next_tokens)
         self.batcher.computed(step)
         answers: list[Answer] = []

@@ -8,7 +8,8 @@ changes no answer.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -49,19 +50,13 @@ class Pieces:
             DeviceLost: the device fails for good
         """
         drawn: list[Drawn] = []
-        try:
+        with told_if_lost(self._decoder.device):
             while chunks:
                 piece, rest = split(chunks, self.most_tokens)
                 found = self._attempt(piece, compute)
                 if found is not None:
                     drawn += found
                     chunks = rest
-        except RuntimeError as error:
-            if not is_device_lost(error):
-                raise
-            raise DeviceLost(
-                f"device {self._decoder.device} is lost ({first_line(error)}); {GOES_ON}"
-            ) from error
         return drawn
 
     def _attempt(self, piece: list[Chunk], compute: Compute) -> list[Drawn] | None:
@@ -89,6 +84,19 @@ class Pieces:
                 f"and it goes on from what is on disk"
             ) from error
         self.most_tokens = tokens // 2
+
+
+@contextmanager
+def told_if_lost(device: torch.device) -> Iterator[None]:
+    """An error within that means that the device is lost says so, as `DeviceLost`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_device_lost(error):
+            raise
+        raise DeviceLost(
+            f"device {device} is lost ({first_line(error)}); {GOES_ON}"
+        ) from error
 
 
 def split(chunks: list[Chunk], most_tokens: int | None) -> tuple[list[Chunk], list[Chunk]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,18 @@ from tiny_models import EOS_TOKEN_ID, TINY_MODELS
 from transformers import AutoConfig
 
 from batchpipe.engine.engine import Answer, Engine
+from batchpipe.engine.host_kv import HostKV
 from batchpipe.engine.model import bind, load_model
+from batchpipe.planner.machine.machines import MACHINES
 from batchpipe.planner.machine.model_shape import ModelShape
+from batchpipe.planner.machine.step_cost import StepCost
 from batchpipe.planner.order import ORDERS
 from batchpipe.planner.planning import make_plan
 from batchpipe.planner.request import Prompts, Sampling
 from batchpipe.planner.schedule.pace import Full
 
 Model = Callable[[str], Path]
+FAST_LINK = replace(MACHINES["cpu-2core"], host_bytes_per_second=1e18)  # all pays to be set aside
 
 
 def answers(
@@ -35,13 +40,15 @@ def answers(
     seen: Iterable[int] = (),
     names: Sequence[str] | None = None,
     quantize: str | None = None,
+    host_blocks: int = 0,
 ) -> tuple[list[Answer], Engine]:
     names = names or [f"row-{row}" for row in range(len(prompts))]
     plan = make_plan(Prompts.pack(prompts), samplings, order=order)
     config = AutoConfig.from_pretrained(model_dir)
     device = torch.device("cpu")
     model = load_model(str(model_dir), config, dtype="float32", device=device, quantize=quantize)
-    decoder = bind(model, ModelShape.from_config(config), kv_blocks)
+    shape = ModelShape.from_config(config)
+    decoder = bind(model, shape, kv_blocks)
     engine = Engine(
         decoder,
         plan,
@@ -50,6 +57,8 @@ def answers(
         eos_token_ids=eos,
         request_ids=[names[row] for row in plan.first_row.tolist()],
         tokenizer=load_tokenizer(str(model_dir)),
+        host=HostKV(decoder.attention, host_blocks) if host_blocks else None,
+        swap_by=StepCost(shape, FAST_LINK, "float32"),
     )
     for length in seen:
         engine.batcher.lengths.add(0, length)
@@ -106,6 +115,27 @@ def test_tokens_equal_generate_when_kv_runs_out(tiny_model: Model, name: str) ->
     )
     assert_same_tokens([list(answer.token_ids) for answer in found], reference)
     assert engine.counts.preemptions > 0
+
+
+@pytest.mark.parametrize("host_blocks", [3, 1000])
+@pytest.mark.parametrize("name", list(TINY_MODELS))
+def test_tokens_equal_generate_when_kv_goes_to_the_host_and_back(
+    tiny_model: Model, name: str, host_blocks: int
+) -> None:
+    prompts = mixed_prompts(PROMPT_SEEDS.get(name, 0))
+    samplings = [Sampling(max_tokens=limit) for limit in LIMITS]
+    reference = greedy_reference(tiny_model(name), prompts, LIMITS)
+    limits = {"kv_blocks": 14, "step_tokens": 24, "seen": [1] * 50}
+    without = answers(tiny_model(name), prompts, samplings, **limits)[1].counts
+    found, engine = answers(tiny_model(name), prompts, samplings, **limits, host_blocks=host_blocks)
+    assert_same_tokens([list(answer.token_ids) for answer in found], reference)
+    counts = engine.counts
+    assert counts.preemptions > 0
+    assert counts.swapped_tokens >= counts.restored_tokens > 0
+    assert counts.recomputed_tokens < without.recomputed_tokens
+    if host_blocks == 1000:
+        assert counts.recomputed_tokens == 0
+        assert counts.restored_tokens == counts.swapped_tokens
 
 
 @pytest.mark.parametrize("order", list(ORDERS))
