@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from batchpipe.command_options import DEVICE_OPTION, tell
+from batchpipe.command_options import DEVICE_OPTION, HOST_KV_OPTION, tell
 from batchpipe.config import DTYPES, JobOptions, RunOptions
 from batchpipe.errors import ConfigError
 
@@ -21,6 +21,7 @@ DTYPE_NAMES = {**{name: name for name in DTYPES}, "half": "float16", "float": "f
 INSTEAD = {
     "--gpu-memory-utilization": "give --kv-memory, such as 40GB",
     "--kv-cache-memory-bytes": "give --kv-memory, such as 40GB",
+    "--swap-space": "give --host-kv-memory, such as 8GB",
     "--max-num-batched-tokens": "give --step-tokens",
     "--max-num-seqs": "memory, not a number of requests, limits a step",
     "--enable-prefix-caching": "prefixes are always shared",
@@ -57,6 +58,7 @@ INSTEAD = {
 @click.option("--dtype", type=click.Choice(list(DTYPE_NAMES)), default="auto", show_default=True)
 @DEVICE_OPTION
 @click.option("--kv-memory", default="auto", show_default=True, help="Memory for KV, e.g. 4GB.")
+@HOST_KV_OPTION
 @click.option("--step-tokens", type=click.IntRange(min=1), help="Most tokens in one forward pass.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--revision", help="Revision of a hub model.")

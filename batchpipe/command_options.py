@@ -94,6 +94,13 @@ ENGINE_OPTIONS = (
     ),
 )
 
+HOST_KV_OPTION = click.option(
+    "--host-kv-memory",
+    default="auto",
+    show_default=True,
+    help="Memory of the host for KV that has to leave the device, e.g. 8GB; 0 for none.",
+)
+
 JOB_OPTIONS = (
     click.option("-m", "--model", help="Hub id or local directory."),
     click.option(
@@ -106,6 +113,7 @@ JOB_OPTIONS = (
     click.option("--seed", type=int, default=0, show_default=True),
     click.option("--order", type=click.Choice(list(ORDERS)), default="planned", show_default=True),
     click.option("--kv-memory", default="auto", show_default=True, help="Memory for KV, e.g. 4GB."),
+    HOST_KV_OPTION,
     *DTYPE_OPTIONS,
     DEVICE_OPTION,
     click.option(

@@ -38,6 +38,7 @@ class JobOptions:
     seed: int = 0
     order: str = "planned"
     kv_memory: str = "auto"
+    host_kv_memory: str = "auto"  # or 0, for none
     dtype: str = "auto"
     quantize: str | None = None  # one of `QUANTIZE`; None leaves the weights as they are
     device: str = "auto"
@@ -112,17 +113,22 @@ class PlanOptions:
     against: str | None = None  # a run directory: plan only what its answers do not serve
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, option: str = "--kv-memory", *, none_allowed: bool = False) -> int:
     """Bytes of ``4GB``, ``512MiB`` or a plain number."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2].upper() not in UNITS:
         raise ConfigError(
-            f"--kv-memory {text!r} is no amount of memory; write for example 4GB or auto"
+            f"{option} {text!r} is no amount of memory; write for example 4GB or auto"
         )
     amount = int(float(match[1]) * UNITS[match[2].upper()])
-    if amount <= 0:
-        raise ConfigError(f"--kv-memory {text!r} must be more than nothing")
+    if amount <= 0 and not none_allowed:
+        raise ConfigError(f"{option} {text!r} must be more than nothing")
     return amount
+
+
+def parse_host_bytes(text: str) -> int | None:
+    """Bytes that ``--host-kv-memory`` names, which may be none; None for ``auto``."""
+    return None if text == "auto" else parse_bytes(text, "--host-kv-memory", none_allowed=True)
 
 
 def dtype_text(dtype: str, quantize: str | None) -> str:

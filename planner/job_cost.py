@@ -93,7 +93,7 @@ def job_cost(
         memory=(prompt_tokens * output_tokens + output_tokens**2 / 2) * key,
         own_memory=(tails * output_tokens + output_tokens**2 / 2) * key,
         node_compute=(end - start) * token + (end**2 - start**2) / 2 * pair,
-        node_memory=(end - start) * longest * key,
+        node_memory=((end - start) * longest).astype(np.float64) * key,
     )
 
 

@@ -55,6 +55,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 
 @pytest.fixture(scope="session")
+def fast_link(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The profile of a machine on which any KV is sooner copied than computed."""
+    from batchpipe.planner.machine.machines import CPU
+
+    path = tmp_path_factory.mktemp("machine") / "fast-link.json"
+    path.write_text(json.dumps({**CPU.as_fields(), "host_bytes_per_second": 1e18}))
+    return path
+
+
+@pytest.fixture(scope="session")
 def model(tiny_model: Callable[[str], Path]) -> Path:
     """A tiny Llama with a context of 512 tokens."""
     return tiny_model("llama")

@@ -45,6 +45,7 @@ class ModelKeywords(TypedDict, total=False):
     device: str
     tensor_parallel: int
     kv_memory: str | int
+    host_kv_memory: str | int
     max_model_len: int | None
     quantize: str | None
     step_tokens: int | None
@@ -111,7 +112,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 }
 COUNTS = ("limit", "max_model_len", "step_tokens", "workers", "tensor_parallel")  # 1 or more
 # As the command line has them.
-TEXTS = ("kv_memory", "max_errors", "run_dir", "out", "against", "model")
+TEXTS = ("kv_memory", "host_kv_memory", "max_errors", "run_dir", "out", "against", "model")
 
 
 def check_names(function: str, given: Collection[str], known: Collection[str]) -> None:

@@ -47,6 +47,7 @@ class LLM:
         tensor_parallel: devices of this machine that share the model, for one that is too large for
             each; several LLMs at once that are shared are so by equally many
         kv_memory: for keys and values, such as ``"4GB"``; auto takes what a call needs
+        host_kv_memory: of the host, for what has to leave a GPU, such as ``"8GB"``; 0 for none
         quantize: int8, int4 or float8 round the weights as they load
         seed: with a prompt's place in its list it names the prompt's random numbers
         order: planned, dfs, input or decode-first
@@ -72,6 +73,7 @@ class LLM:
         device: str = "auto",
         tensor_parallel: int = 1,
         kv_memory: str | int = "auto",
+        host_kv_memory: str | int = "auto",
         quantize: str | None = None,
         seed: int = 0,
         order: str = "planned",
@@ -91,6 +93,7 @@ class LLM:
             "device": device,
             "tensor_parallel": tensor_parallel,
             "kv_memory": kv_memory,
+            "host_kv_memory": host_kv_memory,
             "quantize": quantize,
             "seed": seed,
             "order": order,

@@ -32,6 +32,7 @@ class WorkflowKeywords(TypedDict, total=False):
     limit: int | None
     seed: int
     kv_memory: str | int
+    host_kv_memory: str | int
     dtype: str
     device: str
     tensor_parallel: int

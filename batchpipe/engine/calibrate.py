@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from batchpipe.engine.host_kv import host_bytes_per_second
 from batchpipe.engine.model import Decoder, bind
 from batchpipe.engine.sampling import sample
 from batchpipe.engine.token_batch import form
@@ -32,6 +33,7 @@ from batchpipe.planner.schedule.token_batcher import TokenBatcher
 ROUNDS = 3
 MOST_REPETITIONS = 7  # of a step in a round
 REPEATED_SECONDS = 0.06  # a step is repeated up to so long: the noise of short ones is the largest
+LINK_BLOCKS = 4096  # of KV that is copied to the host and back, at most
 LONGEST_STEP_SECONDS = 4.0  # no point larger than one that took longer is measured
 ANSWER_TOKENS = 3  # the token behind the prompt, the one that a timed step draws, and one to spare
 
@@ -164,6 +166,11 @@ def measure(
             if before is None and measured.seconds > LONGEST_STEP_SECONDS:
                 break
     return list(fastest.values())
+
+
+def measure_link(model: Any, shape: ModelShape, kv_blocks: int) -> float:
+    """Bytes of KV in a second that go to host memory, or come back from it."""
+    return host_bytes_per_second(bind(model, shape, min(kv_blocks, LINK_BLOCKS)).attention)
 
 
 def _prompts(point: Point, vocab: int) -> Prompts:

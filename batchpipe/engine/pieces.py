@@ -94,9 +94,7 @@ def told_if_lost(device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if not is_device_lost(error):
             raise
-        raise DeviceLost(
-            f"device {device} is lost ({first_line(error)}); {GOES_ON}"
-        ) from error
+        raise DeviceLost(f"device {device} is lost ({first_line(error)}); {GOES_ON}") from error
 
 
 def split(chunks: list[Chunk], most_tokens: int | None) -> tuple[list[Chunk], list[Chunk]]:

@@ -18,7 +18,7 @@ import transformers
 from transformers.utils.logging import disable_progress_bar
 
 from batchpipe.config import JobOptions, dtype_text
-from batchpipe.engine.calibrate import POINTS, QUICK_POINTS, Measured, measure
+from batchpipe.engine.calibrate import POINTS, QUICK_POINTS, Measured, measure, measure_link
 from batchpipe.engine.model import choose_device, choose_dtype, load_model, refuse_by_class
 from batchpipe.engine.quantized import check_quantizable
 from batchpipe.engine.self_check import check_attention
@@ -90,6 +90,7 @@ class Report:
             ("attention", machine.attention_flops * share / 1e12, "TFLOP/s"),
             ("reading weights", reading / 1e9, "GB/s" if seen else "GB/s or more"),
             ("reading own keys", machine.kv_bytes_per_second / 1e9, "GB/s"),
+            ("copying keys to the host", machine.host_bytes_per_second / 1e9, "GB/s"),
             ("each layer of a step", machine.layer_seconds * 1e6, "µs"),
             ("each sequence of a step", machine.sequence_seconds * 1e6, "µs"),
         )
@@ -145,6 +146,7 @@ def calibrate(
         name=f"{socket.gethostname()}-{kind}",
         memory_bytes=_memory_bytes(chosen_device),
         device=kind,
+        host_bytes_per_second=measure_link(loaded, shape, kv_blocks),
         note=f"measured by `batchpipe calibrate` with {named} in {computed_in}",
     )
     path = save_profile(machine, named, chosen_dtype, device=kind, quantize=quantize)

@@ -23,6 +23,7 @@ WITHOUT_EFFECT = (
     "template",
     "model",
     "kv_memory",
+    "host_kv_memory",
     "order",
     "device",
     "tensor_parallel",

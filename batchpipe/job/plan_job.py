@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchpipe.config import JobOptions, written_bytes
-from batchpipe.job.kv_memory import blocks_on, kv_blocks_before_loading
+from batchpipe.job.kv_memory import blocks_on, host_blocks_in, kv_blocks_before_loading
 from batchpipe.job.language import shape_of
 from batchpipe.job.prepare import Job
 from batchpipe.job.profiles import find_machine
@@ -32,13 +32,14 @@ class Target:
     cost: StepCost
     kv_blocks: int | None  # None where only the loaded weights tell
     step_tokens: int
+    host_blocks: int = 0  # of KV in the host's memory
 
     @property
     def setting(self) -> Setting | None:
         """What `planned` simulates on; None before the KV memory is known."""
         if self.kv_blocks is None:
             return None
-        return Setting(self.cost, self.kv_blocks, self.step_tokens)
+        return Setting(self.cost, self.kv_blocks, self.step_tokens, host_blocks=self.host_blocks)
 
 
 def target_of(
@@ -74,8 +75,11 @@ def target_of(
         kv_blocks: int | None = blocks_on(machine, shape, dtype)
     else:
         kv_blocks = kv_blocks_before_loading(options, shape, device, dtype)
+    host_blocks = host_blocks_in(options, shape, device, dtype)
+    if is_elsewhere and options.host_kv_memory == "auto":  # nobody knows what is free there
+        host_blocks = 0
     cost = StepCost(shape, machine, dtype)
-    return Target(cost, kv_blocks, step_tokens or STEP_TOKENS[device])
+    return Target(cost, kv_blocks, step_tokens or STEP_TOKENS[device], host_blocks)
 
 
 def plan_job(

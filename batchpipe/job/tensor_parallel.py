@@ -12,7 +12,7 @@ from math import gcd
 from pathlib import Path
 from typing import Any, NoReturn
 
-from batchpipe.config import ENGINES, JobOptions
+from batchpipe.config import ENGINES, JobOptions, parse_host_bytes
 from batchpipe.errors import ConfigError
 from batchpipe.planner.machine.model_shape import ModelShape
 
@@ -25,7 +25,7 @@ def check_sharing(options: JobOptions) -> None:
     """Nothing else that is asked for keeps devices from sharing the model.
 
     Raises:
-        ConfigError: the engine or rounded weights do
+        ConfigError: the engine, rounded weights or memory on the host do
     """
     wanted = options.tensor_parallel
     if wanted == 1:
@@ -40,6 +40,12 @@ def check_sharing(options: JobOptions) -> None:
             options,
             f"--quantize {options.quantize} rounds weights that are whole on one device; leave one "
             f"of the two out",
+        )
+    if parse_host_bytes(options.host_kv_memory):
+        _refuse(
+            options,
+            f"--host-kv-memory {options.host_kv_memory} is for a model on one device; leave one of "
+            f"the two out",
         )
 
 

@@ -33,6 +33,8 @@ class Figures:
     accepted_tokens: int
     steps: int
     preemptions: int
+    swapped_tokens: int
+    restored_tokens: int
     memory_shortages: int
     peak_kv_tokens: int | None
     kv_tokens: int | None
@@ -80,6 +82,8 @@ def figures(found: Findings) -> Figures:
         accepted_tokens=work.accepted_tokens,
         steps=work.steps,
         preemptions=work.preemptions,
+        swapped_tokens=work.swapped_tokens,
+        restored_tokens=work.restored_tokens,
         memory_shortages=work.memory_shortages,
         peak_kv_tokens=summary.get("peak_kv_tokens") or max(held, default=0) or None,
         kv_tokens=last.get("kv_tokens") or None,

@@ -91,6 +91,8 @@ class Answering:
         return self._before + Work(
             steps=counts.steps,
             preemptions=counts.preemptions,
+            swapped_tokens=counts.swapped_tokens,
+            restored_tokens=counts.restored_tokens,
             drafted_tokens=counts.drafted_tokens,
             accepted_tokens=counts.accepted_tokens,
             memory_shortages=spent.memory_shortages,

@@ -10,7 +10,7 @@ from batchpipe.errors import ConfigError
 from batchpipe.job.tensor_parallel import check_devices, check_sharing
 
 OF_A_SERVER = ("base_url", "served_model", "api_key_env", "concurrency")
-OF_OUR_OWN = ("device", "quantize", "speculate", "machine")
+OF_OUR_OWN = ("device", "quantize", "speculate", "machine", "host_kv_memory")
 OF_THIS_PROCESS = (*OF_OUR_OWN, "dtype", "kv_memory", "step_tokens")
 
 # A server tells tokens by their texts alone, and ours are ids.

@@ -210,6 +210,8 @@ def _summary(
         peak_kv_tokens=counts.peak_kv_tokens,
         kv_tokens=executed.kv_tokens,
         preemptions=work.preemptions,
+        swapped_tokens=work.swapped_tokens,
+        restored_tokens=work.restored_tokens,
         drafted_tokens=work.drafted_tokens,
         accepted_tokens=work.accepted_tokens,
         memory_shortages=work.memory_shortages,

@@ -23,6 +23,7 @@ from batchpipe.planner.planning import Setting
 from batchpipe.planner.request import Constraint, Sampling, TokenIds
 from batchpipe.planner.schedule.pace import Full
 from batchpipe.running.engines import Spent
+from batchpipe.running.host_kv import beside
 from batchpipe.running.own_engine import OwnBackend, bound, compiled, free_beside, loaded_model
 from batchpipe.structured.masks import Masks
 
@@ -208,8 +209,13 @@ def open_live(
         blocks = max(1, int(blocks * memory_share))
     if most_blocks is not None:
         blocks = min(blocks, most_blocks)
-    setting = Setting(target.cost, blocks, target.step_tokens)
+    setting = Setting(target.cost, blocks, target.step_tokens, host_blocks=target.host_blocks)
     decoder, setting = bound(model, setting, options, needed=1)
+    # Nobody knows what will come. Left to us, the host holds once more what the device does.
+    most_aside = target.host_blocks if most_blocks is None else most_blocks - setting.kv_blocks
+    if options.host_kv_memory == "auto":
+        most_aside = min(most_aside, setting.kv_blocks, int(target.host_blocks * memory_share))
+    host, setting = beside(decoder, setting, options, most_aside)
     engine = Engine(
         decoder,
         empty_plan(groups),
@@ -220,6 +226,8 @@ def open_live(
         seed=options.seed,
         tokenizer=language.tokenizer,
         speculate_by=setting.cost if options.speculate == "auto" else None,
+        host=host,
+        swap_by=setting.cost,
         masks=None if grammars is None else Masks(grammars, ()),
     )
     return LiveEngine(engine, setting, language)

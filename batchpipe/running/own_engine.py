@@ -19,7 +19,13 @@ from batchpipe.engine.self_check import check_attention
 from batchpipe.errors import ConfigError, DeviceLost
 from batchpipe.job.expected_time import expected_seconds
 from batchpipe.job.forms import check_own_form, form_faults, grammars
-from batchpipe.job.kv_memory import CUDA_SHARE, blocks_for_all, blocks_in, free_bytes
+from batchpipe.job.kv_memory import (
+    CUDA_SHARE,
+    blocks_for_all,
+    blocks_in,
+    free_bytes,
+    host_blocks_for_all,
+)
 from batchpipe.job.language import Language
 from batchpipe.job.plan_job import Target, alone_blocks, plan_job, setting_facts, target_of
 from batchpipe.job.prepare import Job
@@ -31,6 +37,7 @@ from batchpipe.planner.planning import Setting, pace_of
 from batchpipe.planner.replan import Replanner
 from batchpipe.planner.request import Constraint
 from batchpipe.running.engines import Backend, Opened, Spent, computing
+from batchpipe.running.host_kv import beside
 from batchpipe.structured.judge import matches_by_re
 from batchpipe.structured.masks import Masks
 
@@ -113,6 +120,8 @@ class OwnBackend:
         needed = int(alone_blocks(plan).max(initial=1))
         setting = replace(setting, kv_blocks=min(setting.kv_blocks, blocks_for_all(plan)))
         decoder, setting = bound(model, setting, options, needed)
+        most_aside = host_blocks_for_all(plan, setting.kv_blocks)
+        host, setting = beside(decoder, setting, options, most_aside)
         expected = expected_seconds(plan, setting)
         replanner = Replanner(plan, setting)
         plan = replanner.plan
@@ -126,6 +135,8 @@ class OwnBackend:
             seed=options.seed,
             tokenizer=language.tokenizer,
             speculate_by=setting.cost if options.speculate == "auto" else None,
+            host=host,
+            swap_by=setting.cost,
             masks=None if forms is None else Masks(forms, plan.samplings),
         )
         return Opened(

@@ -61,6 +61,8 @@ class Summary:
     invalid_output: int = 0  # of the failed, those with an answer that is not as was asked
     workers: list[dict[str, Any]] = field(default_factory=list)  # of the last session
     duplicated_prompt_tokens: int = 0  # that more than one worker computed, each time but one
+    swapped_tokens: int = 0  # whose KV went to host memory
+    restored_tokens: int = 0  # and came back
 
     @property
     def computed_in(self) -> str:
@@ -90,6 +92,7 @@ class Summary:
                 f"answered in {self.run_seconds:.1f} s{self._expected()} "
                 f"({tokens / max(1e-9, self.run_seconds):,.0f} tokens/s, {self.computed_in})",
                 *self._crew(),
+                *self._swapping(),
                 *self._speculation(),
                 *self._shortage(),
                 f"results: {self.output}",
@@ -116,7 +119,7 @@ class Summary:
                 "results": self.output,
                 "run directory": self.run_dir,
             },
-            "\n".join([*self._crew(), *self._speculation(), *self._shortage()]),
+            "\n".join([*self._crew(), *self._swapping(), *self._speculation(), *self._shortage()]),
         )
 
     def _expected(self) -> str:
@@ -124,6 +127,14 @@ class Summary:
 
     def _crew(self) -> list[str]:
         return crew_lines(self.workers, self.duplicated_prompt_tokens)
+
+    def _swapping(self) -> list[str]:
+        if not self.swapped_tokens:
+            return []
+        return [
+            f"KV of {self.swapped_tokens:,} tokens moved to host memory, of "
+            f"{self.restored_tokens:,} back"
+        ]
 
     def _speculation(self) -> list[str]:
         if not self.drafted_tokens:

@@ -14,6 +14,8 @@ class Work:
 
     steps: int = 0
     preemptions: int = 0
+    swapped_tokens: int = 0  # whose KV went to host memory
+    restored_tokens: int = 0  # and came back
     drafted_tokens: int = 0  # guessed ahead and computed
     accepted_tokens: int = 0  # of them, what the model then drew
     memory_shortages: int = 0  # steps that were out of memory and ran in pieces

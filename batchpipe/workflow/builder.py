@@ -301,8 +301,8 @@ class Workflow:
             out: the results: .parquet, .jsonl, .jsonl.gz or .jsonl.zst
             progress: True shows it on stderr; a function is called with a `WorkflowProgress`
             options: of the command: ``run_dir``, ``overwrite``, ``max_errors``, ``limit``,
-                ``seed``, ``kv_memory``, ``dtype``, ``device``, ``tensor_parallel``, ``workers``,
-                ``ray_address``
+                ``seed``, ``kv_memory``, ``host_kv_memory``, ``dtype``, ``device``,
+                ``tensor_parallel``, ``workers``, ``ray_address``
 
         Raises:
             ConfigError: before a model loads, for anything wrong with the workflow or the request

@@ -200,6 +200,8 @@ def _summary(
         completion_tokens=tallies.total("completion_tokens"),
         steps=work.steps,
         preemptions=work.preemptions,
+        swapped_tokens=work.swapped_tokens,
+        restored_tokens=work.restored_tokens,
         loads=execution.loads_before + execution.residents.loads,
         plan_seconds=round(work.plan_seconds, 3),
         load_seconds=round(work.load_seconds, 3),

@@ -18,6 +18,7 @@ class WorkflowOptions:
     model: str | None = None  # in place of the workflow's only one
     seed: int = 0
     kv_memory: str = "auto"
+    host_kv_memory: str = "auto"
     dtype: str = "auto"
     device: str = "auto"
     tensor_parallel: int = 1
@@ -29,6 +30,7 @@ class WorkflowOptions:
         return {
             "seed": self.seed,
             "kv_memory": self.kv_memory,
+            "host_kv_memory": self.host_kv_memory,
             "dtype": self.dtype,
             "device": self.device,
             "tensor_parallel": self.tensor_parallel,

@@ -40,6 +40,8 @@ class WorkflowSummary:
     exit_code: int
     workers: list[dict[str, Any]] = field(default_factory=list)  # of the last session
     duplicated_prompt_tokens: int = 0  # that came to more than one worker, each time but one
+    swapped_tokens: int = 0  # whose KV went to host memory
+    restored_tokens: int = 0  # and came back
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, in this order."""

@@ -14,6 +14,7 @@ from oracle import assert_same_tokens, greedy_reference
 
 from batchpipe.config import JobOptions, RunOptions
 from batchpipe.engine.answer import Answer
+from batchpipe.errors import ConfigError
 from batchpipe.job.language import load_config, load_language
 from batchpipe.planner.request import Sampling
 from batchpipe.running.engines import connect
@@ -23,9 +24,21 @@ from batchpipe.running.own_engine import OwnBackend
 
 @pytest.fixture
 def opened(model: Path) -> Callable[..., LiveEngine]:
-    def make(kv_memory: str = "4MB", speculate: str = "auto", groups: int = 1) -> LiveEngine:
+    def make(
+        kv_memory: str = "4MB",
+        speculate: str = "auto",
+        groups: int = 1,
+        host_kv_memory: str = "auto",
+        machine: str | None = None,
+    ) -> LiveEngine:
         options = JobOptions(
-            input="", model=str(model), kv_memory=kv_memory, dtype="float32", speculate=speculate
+            input="",
+            model=str(model),
+            kv_memory=kv_memory,
+            host_kv_memory=host_kv_memory,
+            dtype="float32",
+            speculate=speculate,
+            machine=machine,
         )
         backend = connect(options, RunOptions(out="", step_tokens=64))
         assert isinstance(backend, OwnBackend)
@@ -59,18 +72,29 @@ def some_prompts(seed: int, count: int) -> list[list[int]]:
     ]
 
 
-@pytest.mark.parametrize(("kv_memory", "speculate"), [("4MB", "auto"), ("120KB", "off")])
+@pytest.mark.parametrize(
+    ("kv_memory", "speculate", "host_kv_memory"),
+    [("4MB", "auto", "0"), ("120KB", "off", "0"), ("120KB", "off", "2MB")],
+)
 def test_whoever_comes_late_is_answered_as_generate_does(
-    opened: Callable[..., LiveEngine], model: Path, kv_memory: str, speculate: str
+    opened: Callable[..., LiveEngine],
+    model: Path,
+    fast_link: Path,
+    kv_memory: str,
+    speculate: str,
+    host_kv_memory: str,
 ) -> None:
     prompts = some_prompts(3, 24)
-    live, found = opened(kv_memory, speculate), dict[int, Answer]()
+    beside = {"host_kv_memory": host_kv_memory, "machine": str(fast_link)}
+    live, found = opened(kv_memory, speculate, **beside), dict[int, Answer]()
     chance = random.Random(1)
     for ticket, prompt in enumerate(prompts):
         live.submit([request(ticket, prompt, 14)])
         for _ in range(chance.randrange(4)):
             found.update(live.step())
     found.update(drained(live))
+    counts = live.spent().counts
+    assert (counts.swapped_tokens > 0) == (host_kv_memory == "2MB")
     answers = [list(found[ticket].token_ids) for ticket in range(len(prompts))]
     assert_same_tokens(answers, greedy_reference(model, prompts, 14))
 
@@ -93,6 +117,36 @@ def test_a_prompt_that_extends_an_answer_computes_what_is_new(
     assert live.spent().kv_tokens == 0
 
 
+def test_kv_that_leaves_the_device_is_not_computed_again(
+    opened: Callable[..., LiveEngine], model: Path, fast_link: Path
+) -> None:
+    firsts = some_prompts(5, 16)
+    answered = greedy_reference(model, firsts, 12)
+    seconds = [[*p, *answer.token_ids, 5, 6, 7] for p, answer in zip(firsts, answered, strict=True)]
+    spent = {}
+    for host in ("0", "4MB"):
+        live = opened("160KB", "off", host_kv_memory=host, machine=str(fast_link))
+        live.submit([request(t, prompt, 12, feeds=1) for t, prompt in enumerate(firsts)])
+        found = drained(live)
+        assert_same_tokens([list(found[t].token_ids) for t in range(16)], answered)
+        spent[host] = live.spent().counts
+        assert spent[host].evicted_tokens > 0, "what is kept for those that follow has to go"
+        later = dict[int, Answer]()
+        for ticket, prompt in enumerate(seconds):
+            live.submit([request(100 + ticket, prompt, 9, follows=ticket)])
+            later.update(live.step())
+        later.update(drained(live))
+        assert_same_tokens(
+            [list(later[100 + t].token_ids) for t in range(16)],
+            greedy_reference(model, seconds, 9),
+        )
+        host_ledger = live._engine.batcher._host._ledger
+        assert host_ledger is None or host_ledger.free == host_ledger.total
+    assert (spent["0"].swapped_tokens, spent["0"].restored_tokens) == (0, 0)
+    assert spent["4MB"].restored_tokens > 0
+    assert spent["4MB"].computed_prompt_tokens < spent["0"].computed_prompt_tokens
+
+
 def test_a_beginning_that_is_expected_is_computed_once(opened: Callable[..., LiveEngine]) -> None:
     live = opened()
     head = list(range(80))
@@ -113,6 +167,11 @@ def test_what_the_memory_cannot_hold_is_refused_by_itself(
     assert found[1].fault is None
 
 
+def test_host_memory_that_is_not_there_is_refused(opened: Callable[..., LiveEngine]) -> None:
+    with pytest.raises(ConfigError, match=r"900TB: this machine has .* free; give less"):
+        opened(host_kv_memory="900TB")
+
+
 def test_a_closed_model_is_gone_from_memory(opened: Callable[..., LiveEngine]) -> None:
     live = opened()
     live.submit([request(0, [1, 2, 3], 4)])
@@ -123,7 +182,10 @@ def test_a_closed_model_is_gone_from_memory(opened: Callable[..., LiveEngine]) -
     assert model() is None
 
 
-def test_scores_of_prompts_stay_true_while_others_join(opened: Callable[..., LiveEngine]) -> None:
+@pytest.mark.parametrize("host_kv_memory", ["0", "4MB"])
+def test_scores_of_prompts_stay_true_while_others_join(
+    opened: Callable[..., LiveEngine], fast_link: Path, host_kv_memory: str
+) -> None:
     prompts = some_prompts(7, 16)
     scored = Sampling(max_tokens=0, prompt_logprobs=2, prompt_logprobs_from=2)
     drawn = Sampling(max_tokens=10, logprobs=1, prompt_logprobs=0)
@@ -133,7 +195,8 @@ def test_scores_of_prompts_stay_true_while_others_join(opened: Callable[..., Liv
         ids = np.array([*prompts[ticket], 8, 9], dtype=np.int32)
         return Request(ticket, ids, samplings[ticket], f"row-{ticket}")
 
-    live, found = opened("200KB", "off"), dict[int, Answer]()
+    beside = {"host_kv_memory": host_kv_memory, "machine": str(fast_link)}
+    live, found = opened("200KB", "off", **beside), dict[int, Answer]()
     for ticket in range(len(prompts)):
         live.submit([asked(ticket)])
         found.update(live.step())

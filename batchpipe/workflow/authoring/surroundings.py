@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchpipe.api.keywords import ModelKeywords, checked
-from batchpipe.config import parse_bytes
+from batchpipe.config import parse_bytes, parse_host_bytes
 from batchpipe.errors import ConfigError
 from batchpipe.rows.words import listed, shown
 from batchpipe.workflow.authoring.names import meant
@@ -40,10 +40,10 @@ def model_choice(name: str, given: object) -> ModelChoice:
         options = checked(options)
         if options.get("kv_memory", "auto") != "auto":
             parse_bytes(options["kv_memory"])
+        parse_host_bytes(options.get("host_kv_memory", "auto"))
     except ConfigError as error:
-        raise ConfigError(
-            f"model {name}: {str(error).replace('--kv-memory', 'kv_memory')}"
-        ) from error
+        why = str(error).replace("--host-kv-memory", "host_kv_memory")
+        raise ConfigError(f"model {name}: {why.replace('--kv-memory', 'kv_memory')}") from error
     if not isinstance(options.get("trust_remote_code", False), bool):
         raise ConfigError(f"model {name}: trust_remote_code must be true or false")
     return ModelChoice(os.fspath(model), options)

@@ -59,6 +59,8 @@ class Execution:
         return self.before + Work(
             steps=counts.steps,
             preemptions=counts.preemptions,
+            swapped_tokens=counts.swapped_tokens,
+            restored_tokens=counts.restored_tokens,
             drafted_tokens=counts.drafted_tokens,
             accepted_tokens=counts.accepted_tokens,
             load_seconds=loading,
