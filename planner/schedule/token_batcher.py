@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from batchpipe.planner.kv_ledger import Ledger
 from batchpipe.planner.lengths import OutputLengths
@@ -13,8 +13,9 @@ from batchpipe.planner.plan import Plan
 from batchpipe.planner.schedule.admission import Admission
 from batchpipe.planner.schedule.counts import Counts
 from batchpipe.planner.schedule.decoding import Decoding
-from batchpipe.planner.schedule.growth import KVRun, held_asides, held_runs, inherit, replanted
-from batchpipe.planner.schedule.host_memory import Aside, HostMemory
+from batchpipe.planner.schedule.growth import held_asides, held_runs, replanted
+from batchpipe.planner.schedule.host_memory import HostMemory
+from batchpipe.planner.schedule.inheritance import Inheritance
 from batchpipe.planner.schedule.kept_answers import KeptAnswers
 from batchpipe.planner.schedule.live_tree import LiveTree
 from batchpipe.planner.schedule.pace import Pace
@@ -80,6 +81,7 @@ class TokenBatcher:
         self.waiting = Waiting(plan, expected)
         self.tree = tree or LiveTree(plan, self.ledger, self.waiting.next_use, self._host)
         self._room = Room(self.ledger, self.kept, self.tree, self.counts)
+        self._inheritance = Inheritance(plan, self.tree, self.ledger, self._host, self._prefill)
         self._admission = Admission(
             self.waiting, self.tree, self.decoding, pace, self.ledger.total, self.remaining
         )
@@ -157,10 +159,9 @@ class TokenBatcher:
         sequence.tail.parent = sequence.path[-1] if sequence.path else None
         sequence.tail.users = 1
         if kept is not None:
-            for segment in (*sequence.path, sequence.tail):
-                self._inherit(segment, kept)
+            self._inheritance.from_device(kept, (*sequence.path, sequence.tail))
         if aside is not None:
-            self._hand(aside, (*sequence.path, sequence.tail))
+            self._inheritance.from_host(aside, (*sequence.path, sequence.tail))
         self.kept.begun(sequence.index)
         self._admission.moved(sequence.path)
         self.running[sequence.index] = sequence
@@ -195,11 +196,14 @@ class TokenBatcher:
         for sequence in (*running, *preempted):
             replanted(sequence, plan)
         for index, run in runs:
-            self._inherited(index, run)
+            if index in self.running:
+                self._inheritance.of_running(self.running[index], run)
+            else:
+                self._inheritance.of_waiting(index, run)
         tree.release_all(tails)
         new_tails = {each.index: each.tail for each in (*running, *preempted)}
         for index, aside in asides:
-            self._replanted(aside, index, new_tails.get(index))
+            self._inheritance.of_host(aside, index, new_tails.get(index))
         for sequence in decoding:
             if all(each.computed == each.length for each in sequence.path) and (
                 sequence.tail.computed == sequence.tail.length - 1
@@ -211,37 +215,6 @@ class TokenBatcher:
             self._admission.goes_on(sequence)
         for sequence in reversed(preempted):
             self.waiting.put_back(sequence)
-
-    def _inherited(self, index: int, run: KVRun) -> None:
-        """The segments of the prompt in the new tree hold what the run holds."""
-        sequence = self.running.get(index)
-        path_blocks = self.plan.path_blocks(index) if sequence is None else sequence.path_blocks
-        path = self.tree.enter(index, path_blocks)
-        for segment in path:
-            self._inherit(segment, run)
-            self._prefill.inherited(segment)
-        if sequence is None:  # it has yet to run
-            self.tree.leave(path)
-            return
-        sequence.path = path
-        sequence.tail.parent = path[-1] if path else None
-        sequence.tail.users = 1
-        self._inherit(sequence.tail, run)
-
-    def _inherit(self, segment: Segment, run: KVRun) -> None:
-        start, end = self._prefill.inherits(segment, run)
-        inherit(segment, run, start, end, self.ledger, self.tree)
-
-    def _replanted(self, aside: Aside, index: int, tail: Segment | None) -> None:
-        """The segments of the prompt in the new tree have what lies on the host of their text."""
-        path = self.tree.enter(index, self.plan.path_blocks(index))
-        self._hand(aside, path if tail is None else (*path, tail))
-        self.tree.leave(path)
-        self._host.free(aside)
-
-    def _hand(self, aside: Aside, segments: Iterable[Segment]) -> None:
-        for segment in segments:
-            self._host.hand(aside, segment, self._prefill.reusable(segment))
 
     def remaining(self, sequence: Sequence) -> int:
         """Tokens still expected of its answer."""
