@@ -35,6 +35,9 @@ class StubDecoder:
         rows = (torch.arange(len(batch.sequences)) + self._at) % POOL_ROWS
         return self._pool[rows]
 
+    def close(self) -> None:
+        """Nothing has to be given back."""
+
 
 def use_stub(figures: Path) -> None:
     """Runs of this process answer with a `StubDecoder` and tell what their journal cost."""

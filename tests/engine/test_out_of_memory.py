@@ -338,8 +338,8 @@ def test_a_lost_device_stops_resumably(tiny_model: Model) -> None:
     with pytest.raises(DeviceLost) as caught:
         answers(engine)
     assert str(caught.value) == (
-        "device cpu is lost (CUDA error: unspecified launch failure); "
-        "the same command goes on from what is on disk"
+        "device cpu is lost (CUDA error: unspecified launch failure); what is finished is on disk, "
+        "and the same command goes on from there"
     )
     assert caught.value.exit_code == 75
     assert len(lost.tried) == 3
