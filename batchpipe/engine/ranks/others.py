@@ -35,6 +35,7 @@ class OtherRanks:
         self.ranks, self.device = ranks, device
         self.lock = threading.RLock()  # held from an order to what is said of it
         self.numbers = count()  # for models
+        self.are_new = True  # no model has been divided among them
         self.ended: str | None = None  # why, once they have
         self._gone: deque[int] = deque()  # models, of which they are still to be told
         self._lost, closing = threading.Event(), threading.Event()

@@ -106,12 +106,20 @@ def load_shared(
     load = Load(name, slice_shape(shape, ranks), dtype, revision, trust_remote_code)
     own = rank_device(device, 0)
     others = others_here(ranks, own)
-    number = next(others.numbers)
     try:
-        with others.lock, being_rank_0(ranks):
-            with others.together(number, load):
-                model = load_slice(load, config, own, ranks)
-            others.hear()
+        if not others.are_new:
+            with suppress(DeviceLost):  # since when, nobody had noticed
+                return _loaded(load, config, others, own)
+            others = others_here(ranks, own)
+        return _loaded(load, config, others, own)
     except OutOfMemory as error:
         raise MemoryError(str(error)) from error
+
+
+def _loaded(load: Load, config: Any, others: OtherRanks, own: torch.device) -> SharedModel:
+    number, others.are_new = next(others.numbers), False
+    with others.lock, being_rank_0(others.ranks):
+        with others.together(number, load):
+            model = load_slice(load, config, own, others.ranks)
+        others.hear()
     return SharedModel(model, load.shape, others, number)
